@@ -1,0 +1,187 @@
+/**
+ * Interrupts with a state of their own, 32 to a word: the SPIs of the distributor, the SGIs and PPIs of a
+ * redistributor (IHI 0069, "Interrupt handling and prioritization"). Both frames have the same registers, at the same
+ * offsets, so both use this.
+ * An edge sets the latch, a level source is its line; an interrupt is pending when its latch is set or, for a level
+ * source, its line is high. Taking it clears the latch and makes it active.
+ * Not modelled: IGRPMODR and NSACR (RES0 with one security state), non-maskable interrupts.
+ */
+import {
+  GICD_ICACTIVER,
+  GICD_ICENABLER,
+  GICD_ICFGR,
+  GICD_ICPENDR,
+  GICD_IGROUPR,
+  GICD_IPRIORITYR,
+  GICD_ISACTIVER,
+  GICD_ISENABLER,
+  GICD_ISPENDR,
+} from '#shared/arch/gic/distributor.ts';
+
+/** Five bits of priority are implemented. */
+export const PRIORITY_MASK = 0xf8;
+
+export class InterruptBank {
+  /** INTID of the first interrupt, and how many there are; both multiples of 32. */
+  readonly first: number;
+  readonly count: number;
+  readonly #group: Uint32Array;
+  readonly #enabled: Uint32Array;
+  readonly #latch: Uint32Array;
+  readonly #line: Uint32Array;
+  readonly #active: Uint32Array;
+  readonly #edge: Uint32Array;
+  readonly #priority: Uint8Array;
+  /** Bits of word 0 whose trigger is fixed to edge (SGIs), by mask. */
+  readonly #fixedEdge: number;
+
+  constructor(first: number, count: number, fixedEdge = 0) {
+    this.first = first;
+    this.count = count;
+    const words = count / 32;
+    this.#group = new Uint32Array(words);
+    this.#enabled = new Uint32Array(words);
+    this.#latch = new Uint32Array(words);
+    this.#line = new Uint32Array(words);
+    this.#active = new Uint32Array(words);
+    this.#edge = new Uint32Array(words);
+    this.#priority = new Uint8Array(count);
+    this.#fixedEdge = fixedEdge;
+    this.reset();
+  }
+
+  /** Everything off; the lines stay as their sources drive them. */
+  reset(): void {
+    for (const bits of [this.#group, this.#enabled, this.#latch, this.#active, this.#edge]) bits.fill(0);
+    this.#edge[0] = this.#fixedEdge;
+    this.#priority.fill(0);
+  }
+
+  /** Whether this bank has `intid`. */
+  has(intid: number): boolean {
+    return intid >= this.first && intid < this.first + this.count;
+  }
+
+  /** Drives the line of `intid`. A rising edge sets the latch of an edge-triggered interrupt. */
+  setLine(intid: number, high: boolean): void {
+    const i = intid - this.first;
+    const word = i >>> 5;
+    const bit = (1 << (i & 31)) >>> 0;
+    const was = (this.#line[word]! & bit) !== 0;
+    if (high) this.#line[word]! |= bit;
+    else this.#line[word]! &= ~bit;
+    if (high && !was && (this.#edge[word]! & bit) !== 0) this.#latch[word]! |= bit;
+  }
+
+  priorityOf(intid: number): number {
+    return this.#priority[intid - this.first]!;
+  }
+
+  /** Pending, enabled, in group 1 and not active: the interrupts of word `word` that a CPU interface may be offered. */
+  candidates(word: number): number {
+    const pending = this.#latch[word]! | (this.#line[word]! & ~this.#edge[word]!);
+    return (pending & this.#enabled[word]! & this.#group[word]! & ~this.#active[word]!) >>> 0;
+  }
+
+  acknowledge(intid: number): void {
+    const i = intid - this.first;
+    const bit = 1 << (i & 31);
+    this.#latch[i >>> 5]! &= ~bit;
+    this.#active[i >>> 5]! |= bit;
+  }
+
+  deactivate(intid: number): void {
+    const i = intid - this.first;
+    this.#active[i >>> 5]! &= ~(1 << (i & 31));
+  }
+
+  /** Reads a register of the frame by its offset in the distributor's layout; 0 when it is none of this bank's. */
+  read(offset: number, size: number): number {
+    if (offset >= GICD_IPRIORITYR && offset < GICD_IPRIORITYR + 0x400) {
+      let value = 0;
+      for (let byte = size - 1; byte >= 0; byte--) {
+        value = value * 256 + (this.#priority[offset - GICD_IPRIORITYR + byte - this.first] ?? 0);
+      }
+      return value;
+    }
+    if (size !== 4) return 0;
+    if (offset >= GICD_ICFGR && offset < GICD_ICFGR + 0x100) return this.#readConfig((offset - GICD_ICFGR) / 4);
+    const word = ((offset & 0x7f) - this.first / 8) / 4;
+    switch (offset & ~0x7f) {
+      case GICD_IGROUPR:
+        return this.#group[word] ?? 0;
+      case GICD_ISENABLER:
+      case GICD_ICENABLER:
+        return this.#enabled[word] ?? 0;
+      case GICD_ISPENDR:
+      case GICD_ICPENDR:
+        return ((this.#latch[word] ?? 0) | ((this.#line[word] ?? 0) & ~(this.#edge[word] ?? 0))) >>> 0;
+      case GICD_ISACTIVER:
+      case GICD_ICACTIVER:
+        return this.#active[word] ?? 0;
+      default:
+        return 0;
+    }
+  }
+
+  /** Writes a register; what is none of this bank's is dropped. Priorities take bytes, the others whole words. */
+  write(offset: number, size: number, value: number): void {
+    if (offset >= GICD_IPRIORITYR && offset < GICD_IPRIORITYR + 0x400) {
+      for (let byte = 0; byte < size; byte++) {
+        const i = offset - GICD_IPRIORITYR + byte - this.first;
+        if (i >= 0 && i < this.count) this.#priority[i] = (value >>> (8 * byte)) & PRIORITY_MASK;
+      }
+      return;
+    }
+    if (size !== 4) return;
+    if (offset >= GICD_ICFGR && offset < GICD_ICFGR + 0x100) {
+      this.#writeConfig((offset - GICD_ICFGR) / 4, value);
+      return;
+    }
+    const word = ((offset & 0x7f) - this.first / 8) / 4;
+    if (word < 0 || word >= this.count / 32) return;
+    switch (offset & ~0x7f) {
+      case GICD_IGROUPR:
+        this.#group[word] = value;
+        break;
+      case GICD_ISENABLER:
+        this.#enabled[word]! |= value;
+        break;
+      case GICD_ICENABLER:
+        this.#enabled[word]! &= ~value;
+        break;
+      case GICD_ISPENDR:
+        this.#latch[word]! |= value;
+        break;
+      case GICD_ICPENDR:
+        this.#latch[word]! &= ~value;
+        break;
+      case GICD_ISACTIVER:
+        this.#active[word]! |= value;
+        break;
+      case GICD_ICACTIVER:
+        this.#active[word]! &= ~value;
+        break;
+    }
+  }
+
+  #readConfig(register: number): number {
+    const i = register * 16 - this.first;
+    if (i < 0 || i >= this.count) return 0;
+    const half = this.#edge[i >>> 5]! >>> (i & 16);
+    let value = 0;
+    for (let n = 0; n < 16; n++) value |= ((half >>> n) & 1) << (2 * n + 1);
+    return value >>> 0;
+  }
+
+  #writeConfig(register: number, value: number): void {
+    const i = register * 16 - this.first;
+    if (i < 0 || i >= this.count) return;
+    const word = i >>> 5;
+    let half = 0;
+    for (let n = 0; n < 16; n++) half |= ((value >>> (2 * n + 1)) & 1) << n;
+    const keep = word === 0 ? this.#fixedEdge : 0;
+    const mask = (0xffff << (i & 16)) & ~keep;
+    this.#edge[word] = (this.#edge[word]! & ~mask) | ((half << (i & 16)) & mask);
+  }
+}

@@ -1,0 +1,178 @@
+/**
+ * One redistributor: RD frame and SGI frame (IHI 0069, "Redistributor registers").
+ * GICR_CTLR.EnableLPIs can be cleared (CES=1); the change is complete at once, so RWP reads 0.
+ * Not modelled: DirectLPI registers, DPG bits, power states behind GICR_WAKER (ChildrenAsleep follows at once;
+ * a sleeping redistributor still keeps and offers interrupts).
+ */
+import {
+  decodeGicrPendbaser,
+  decodeGicrPropbaser,
+  encodeGicrTyper,
+  GICR_CTLR,
+  GICR_CTLR_CES,
+  GICR_CTLR_EnableLPIs,
+  GICR_IIDR,
+  GICR_PENDBASER,
+  GICR_PIDR2,
+  GICR_PROPBASER,
+  GICR_SGI_FRAME,
+  GICR_SIZE_BYTES,
+  GICR_TYPER,
+  GICR_WAKER,
+  GICR_WAKER_ChildrenAsleep,
+  GICR_WAKER_ProcessorSleep,
+} from '#shared/arch/gic/redistributor.ts';
+import type { MmioTarget } from '../bus/transaction.ts';
+import { GIC_ID_BITS, GIC_IIDR_VALUE, GIC_PIDR2_VALUE } from './distributor.ts';
+import { InterruptBank } from './interrupt-bank.ts';
+import { LpiState } from './lpi.ts';
+import type { GicMemory } from './memory.ts';
+
+/** Bits of GICR_PROPBASER and GICR_PENDBASER that keep what is written. */
+const PROPBASER_LOW = 0xffff_ff9f;
+const PENDBASER_LOW = 0xffff_0f80;
+const BASE_HIGH = 0x070f_ffff;
+const PENDBASER_PTZ_HIGH = 1 << 30;
+/** SGIs are edge-triggered whatever is written. */
+const SGIS = 0x0000_ffff;
+
+export class Redistributor {
+  readonly processorNumber: number;
+  readonly lpis: LpiState;
+  readonly privates = new InterruptBank(0, 32, SGIS);
+  readonly #typerLow: number;
+  readonly #typerHigh: number;
+  readonly #changed: () => void;
+  #waker = 0;
+  #propLow = 0;
+  #propHigh = 0;
+  #pendLow = 0;
+  #pendHigh = 0;
+  #startEmpty = false;
+
+  constructor(processorNumber: number, affinity: number, isLast: boolean, memory: GicMemory, changed: () => void) {
+    this.processorNumber = processorNumber;
+    this.lpis = new LpiState(memory, GIC_ID_BITS);
+    const typer = encodeGicrTyper({ PLPIS: true, Last: isLast, Processor_Number: processorNumber, affinity });
+    this.#typerLow = typer.lo;
+    this.#typerHigh = typer.hi;
+    this.#changed = changed;
+    this.reset();
+  }
+
+  reset(): void {
+    this.#waker = GICR_WAKER_ProcessorSleep | GICR_WAKER_ChildrenAsleep;
+    this.#propLow = 0;
+    this.#propHigh = 0;
+    this.#pendLow = 0;
+    this.#pendHigh = 0;
+    this.#startEmpty = false;
+    this.privates.reset();
+    this.lpis.reset();
+  }
+
+  /** Offsets from the start of the RD frame. */
+  read(offset: number, size: number): number {
+    if (offset >= GICR_SGI_FRAME) return this.privates.read(offset - GICR_SGI_FRAME, size);
+    if (size !== 4) return 0;
+    switch (offset) {
+      case GICR_CTLR:
+        return (this.lpis.enabled ? GICR_CTLR_EnableLPIs : 0) | GICR_CTLR_CES;
+      case GICR_IIDR:
+        return GIC_IIDR_VALUE;
+      case GICR_TYPER:
+        return this.#typerLow;
+      case GICR_TYPER + 4:
+        return this.#typerHigh;
+      case GICR_WAKER:
+        return this.#waker;
+      case GICR_PROPBASER:
+        return this.#propLow;
+      case GICR_PROPBASER + 4:
+        return this.#propHigh;
+      case GICR_PENDBASER:
+        return this.#pendLow;
+      case GICR_PENDBASER + 4:
+        return this.#pendHigh;
+      case GICR_PIDR2:
+        return GIC_PIDR2_VALUE;
+      default:
+        return 0;
+    }
+  }
+
+  write(offset: number, size: number, value: number): void {
+    if (offset >= GICR_SGI_FRAME) this.privates.write(offset - GICR_SGI_FRAME, size, value);
+    else if (size === 4) this.#writeRdFrame(offset, value);
+    this.#changed();
+  }
+
+  #writeRdFrame(offset: number, value: number): void {
+    switch (offset) {
+      case GICR_CTLR:
+        this.#writeCtlr((value & GICR_CTLR_EnableLPIs) !== 0);
+        return;
+      case GICR_WAKER:
+        this.#waker = value & GICR_WAKER_ProcessorSleep ? GICR_WAKER_ProcessorSleep | GICR_WAKER_ChildrenAsleep : 0;
+        return;
+    }
+    // The table bases are read-only while LPIs are enabled.
+    if (this.lpis.enabled) return;
+    switch (offset) {
+      case GICR_PROPBASER:
+        this.#propLow = (value & PROPBASER_LOW) >>> 0;
+        return;
+      case GICR_PROPBASER + 4:
+        this.#propHigh = (value & BASE_HIGH) >>> 0;
+        return;
+      case GICR_PENDBASER:
+        this.#pendLow = (value & PENDBASER_LOW) >>> 0;
+        return;
+      case GICR_PENDBASER + 4:
+        this.#pendHigh = (value & BASE_HIGH) >>> 0;
+        this.#startEmpty = (value & PENDBASER_PTZ_HIGH) !== 0;
+        return;
+    }
+  }
+
+  #writeCtlr(enable: boolean): void {
+    if (enable === this.lpis.enabled) return;
+    if (!enable) {
+      this.lpis.disable();
+      return;
+    }
+    const prop = decodeGicrPropbaser({ lo: this.#propLow, hi: this.#propHigh });
+    const pend = decodeGicrPendbaser({ lo: this.#pendLow, hi: this.#pendHigh });
+    this.lpis.enable(prop.pa, prop.idBits, pend.pa, this.#startEmpty);
+    // A later enable without a new GICR_PENDBASER finds in the table what was written back to it.
+    this.#startEmpty = false;
+  }
+
+  inspect(): unknown {
+    return { enableLpis: this.lpis.enabled, pendingLpis: this.lpis.pendingCount };
+  }
+}
+
+/** Redistributors one after another, as one region of the device tree holds them. Beyond the last one: reads 0, writes dropped. */
+export class RedistributorRegion implements MmioTarget {
+  readonly name = 'GICR';
+  readonly #frames: readonly Redistributor[];
+  readonly #strideBytes: number;
+
+  /** `strideBytes` from one redistributor to the next: 128 KiB unless the device tree says otherwise. */
+  constructor(frames: readonly Redistributor[], strideBytes: number = GICR_SIZE_BYTES) {
+    this.#frames = frames;
+    this.#strideBytes = strideBytes;
+  }
+
+  read(offset: number, size: number): number {
+    const within = offset % this.#strideBytes;
+    if (within >= GICR_SIZE_BYTES) return 0;
+    return this.#frames[Math.floor(offset / this.#strideBytes)]?.read(within, size) ?? 0;
+  }
+
+  write(offset: number, size: number, value: number): void {
+    const within = offset % this.#strideBytes;
+    if (within < GICR_SIZE_BYTES) this.#frames[Math.floor(offset / this.#strideBytes)]?.write(within, size, value);
+  }
+}

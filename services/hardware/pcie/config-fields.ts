@@ -1,0 +1,219 @@
+/**
+ * Which bits of a configuration space software may write, from its header and its capabilities
+ * (PCIe 5.0, "Configuration Space"). All the rest replays the dump.
+ * Not modelled: INTx; the pin register reads as dumped, Interrupt Status is 0 and nothing is ever asserted.
+ * Not modelled: VPD, hot plug (slot registers), Link Disable, ATS, PRI, PASID, SR-IOV, DPC, LTR, ARI of an endpoint;
+ * their registers read as dumped with their enables at zero, and drop writes.
+ * Not modelled: errors; AER, device and secondary status never report one.
+ */
+import { PCI_BRIDGE, PCI_BRIDGE_CTL, PCI_BRIDGE_RANGE_TYPE_MASK } from '#shared/arch/pci/bridge-header.ts';
+import { PCI_ACS, PCI_AER, PCI_AF, PCI_CAP_ID, PCI_EXT_CAP_ID, PCI_PM } from '#shared/arch/pci/capability.ts';
+import {
+  PCI_EXP,
+  PCI_EXP_DEVCAP2_ARI,
+  PCI_EXP_DEVCTL,
+  PCI_EXP_DEVCTL2_ARI,
+  PCI_EXP_DEVSTA,
+  PCI_EXP_FLAGS,
+  PCI_EXP_TYPE,
+} from '#shared/arch/pci/express.ts';
+import { PCI, PCI_COMMAND, PCI_ROM, PCI_STATUS } from '#shared/arch/pci/header.ts';
+import { msiLayout, PCI_MSI, PCI_MSI_FLAGS } from '#shared/arch/pci/msi.ts';
+import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
+import type { BarShape } from './bar.ts';
+import { type Capability, capabilitiesOf, extendedCapabilitiesOf } from './capability-list.ts';
+import type { ConfigSpace } from './config-space.ts';
+
+/** Offsets of the capabilities that have a behaviour; -1 where the function has none. */
+export interface ConfigFields {
+  readonly pm: number;
+  readonly msi: number;
+  readonly express: number;
+  /** Device or port type of the PCI Express capability, -1 without one. */
+  readonly expressType: number;
+  readonly af: number;
+  /** ARI Forwarding Enable is in DEVCTL2 here, or -1. */
+  readonly devctl2: number;
+}
+
+/** Declares what is writable, and says where the capabilities are. `dump` is what `space` was made from. */
+export function declareFields(
+  space: ConfigSpace,
+  dump: Uint8Array,
+  bars: readonly BarShape[],
+  bridge: boolean,
+): ConfigFields {
+  declareHeader(space, bars, bridge);
+  const found = { pm: -1, msi: -1, express: -1, expressType: -1, af: -1, devctl2: -1 };
+  const capabilities = capabilitiesOf(dump);
+  if (capabilities.length === 0) {
+    // Only the header was dumped: a list that leads into zeros would be worse than none.
+    space.poke(PCI.STATUS, 2, PCI_STATUS.CAP_LIST, 0);
+    space.poke(PCI.CAPABILITY_LIST, 1, 0xff, 0);
+  }
+  for (const { id, offset, roomBytes } of capabilities) {
+    if (id === PCI_CAP_ID.PM && roomBytes >= 8) {
+      found.pm = offset;
+      declarePm(space, offset);
+    } else if (id === PCI_CAP_ID.MSI && roomBytes >= msiLayout(space.u16(offset + PCI_MSI.FLAGS)).bytes) {
+      found.msi = offset;
+      declareMsi(space, offset);
+    } else if (id === PCI_CAP_ID.MSIX && roomBytes >= PCI_MSIX.BYTES) {
+      space.allow(offset + PCI_MSIX.FLAGS, 2, PCI_MSIX_FLAGS.MASKALL | PCI_MSIX_FLAGS.ENABLE);
+    } else if (id === PCI_CAP_ID.EXPRESS && roomBytes >= 12) {
+      found.express = offset;
+      found.expressType = (space.u16(offset + PCI_EXP.FLAGS) & PCI_EXP_FLAGS.TYPE_MASK) >>> PCI_EXP_FLAGS.TYPE_SHIFT;
+      found.devctl2 = declareExpress(space, offset, roomBytes, found.expressType);
+    } else if (id === PCI_CAP_ID.AF && roomBytes >= PCI_AF.BYTES) {
+      found.af = offset; // its FLR bit reads as zero, so nothing is stored
+    }
+  }
+  for (const capability of extendedCapabilitiesOf(dump)) declareExtended(space, capability, found.expressType);
+  return found;
+}
+
+function declareHeader(space: ConfigSpace, bars: readonly BarShape[], bridge: boolean): void {
+  const command =
+    PCI_COMMAND.IO |
+    PCI_COMMAND.MEMORY |
+    PCI_COMMAND.MASTER |
+    PCI_COMMAND.PARITY |
+    PCI_COMMAND.SERR |
+    PCI_COMMAND.INTX_DISABLE;
+  // What the dump caught of the bits that are not RW here (special cycles, palette snoop) is hard-wired to zero.
+  space.poke(PCI.COMMAND, 2, 0xffff, 0);
+  space.allow(PCI.COMMAND, 2, command);
+  space.allowW1c(PCI.STATUS, 2, PCI_STATUS.ERRORS_W1C);
+  space.poke(PCI.STATUS, 2, PCI_STATUS.INTERRUPT, 0);
+  space.allow(PCI.CACHE_LINE_SIZE, 1, 0xff);
+  space.allow(PCI.INTERRUPT_LINE, 1, 0xff);
+  for (const bar of bars) declareBar(space, bar);
+  if (!bridge) return;
+  space.allow(PCI_BRIDGE.PRIMARY_BUS, 1, 0xff);
+  space.allow(PCI_BRIDGE.SECONDARY_BUS, 1, 0xff);
+  space.allow(PCI_BRIDGE.SUBORDINATE_BUS, 1, 0xff);
+  space.allow(PCI_BRIDGE.IO_BASE, 1, 0xf0);
+  space.allow(PCI_BRIDGE.IO_LIMIT, 1, 0xf0);
+  space.allowW1c(PCI_BRIDGE.SEC_STATUS, 2, PCI_STATUS.ERRORS_W1C);
+  space.allow(PCI_BRIDGE.MEMORY_BASE, 2, 0xfff0);
+  space.allow(PCI_BRIDGE.MEMORY_LIMIT, 2, 0xfff0);
+  space.allow(PCI_BRIDGE.PREF_MEMORY_BASE, 2, 0xfff0);
+  space.allow(PCI_BRIDGE.PREF_MEMORY_LIMIT, 2, 0xfff0);
+  if ((space.u16(PCI_BRIDGE.PREF_MEMORY_BASE) & PCI_BRIDGE_RANGE_TYPE_MASK) !== 0) {
+    space.allow(PCI_BRIDGE.PREF_BASE_UPPER32, 4, 0xffff_ffff);
+    space.allow(PCI_BRIDGE.PREF_LIMIT_UPPER32, 4, 0xffff_ffff);
+  }
+  if ((space.u8(PCI_BRIDGE.IO_BASE) & PCI_BRIDGE_RANGE_TYPE_MASK) !== 0) {
+    space.allow(PCI_BRIDGE.IO_BASE_UPPER16, 2, 0xffff);
+    space.allow(PCI_BRIDGE.IO_LIMIT_UPPER16, 2, 0xffff);
+  }
+  const { PARITY, SERR, ISA, VGA, VGA16, BUS_RESET } = PCI_BRIDGE_CTL;
+  space.allow(PCI_BRIDGE.CONTROL, 2, PARITY | SERR | ISA | VGA | VGA16 | BUS_RESET);
+}
+
+function declareBar(space: ConfigSpace, bar: BarShape): void {
+  // Bits below the size are constants; in a 64-bit BAR the size may reach into the upper half.
+  const low = bar.sizeBytes >= 2 ** 32 ? 0 : (0xffff_ffff << Math.log2(bar.sizeBytes)) >>> 0;
+  const address = (mask: number): void => {
+    space.poke(bar.offset, 4, ~low & mask, 0);
+    space.allow(bar.offset, 4, low & mask);
+  };
+  if (bar.kind === 'io') {
+    address(0xffff_fffc);
+    return;
+  }
+  if (bar.kind === 'rom') {
+    address(PCI_ROM.ADDRESS_MASK);
+    space.allow(bar.offset, 4, PCI_ROM.ENABLE);
+    return;
+  }
+  address(0xffff_fff0);
+  if (bar.kind === 'mem32') return;
+  const high = bar.sizeBytes > 2 ** 32 ? (0xffff_ffff << (Math.log2(bar.sizeBytes) - 32)) >>> 0 : 0xffff_ffff;
+  space.poke(bar.offset + 4, 4, ~high, 0);
+  space.allow(bar.offset + 4, 4, high);
+}
+
+function declarePm(space: ConfigSpace, at: number): void {
+  const canPme = (space.u16(at + PCI_PM.PMC) & PCI_PM.PMC_PME_MASK) !== 0;
+  space.allow(at + PCI_PM.CTRL, 2, PCI_PM.CTRL_STATE_MASK | (canPme ? PCI_PM.CTRL_PME_ENABLE : 0));
+  space.allowW1c(at + PCI_PM.CTRL, 2, PCI_PM.CTRL_PME_STATUS);
+}
+
+function declareMsi(space: ConfigSpace, at: number): void {
+  const flags = space.u16(at + PCI_MSI.FLAGS);
+  const { data, mask, pending } = msiLayout(flags);
+  space.allow(
+    at + PCI_MSI.FLAGS,
+    2,
+    PCI_MSI_FLAGS.ENABLE | (PCI_MSI_FLAGS.MULTIPLE_MASK << PCI_MSI_FLAGS.MULTIPLE_ENABLE_SHIFT),
+  );
+  space.allow(at + PCI_MSI.ADDRESS_LO, 4, 0xffff_fffc);
+  if ((flags & PCI_MSI_FLAGS.ADDRESS_64) !== 0) space.allow(at + PCI_MSI.ADDRESS_HI, 4, 0xffff_ffff);
+  space.allow(at + data, 2, 0xffff);
+  if (mask < 0) return;
+  const vectors = 1 << ((flags >>> PCI_MSI_FLAGS.MULTIPLE_CAPABLE_SHIFT) & PCI_MSI_FLAGS.MULTIPLE_MASK);
+  space.poke(at + mask, 4, 0xffff_ffff, 0);
+  space.allow(at + mask, 4, vectors >= 32 ? 0xffff_ffff : 2 ** vectors - 1);
+  space.poke(at + pending, 4, 0xffff_ffff, 0);
+}
+
+/** Returns where ARI Forwarding can be enabled, or -1. */
+function declareExpress(space: ConfigSpace, at: number, roomBytes: number, type: number): number {
+  const version = space.u16(at + PCI_EXP.FLAGS) & PCI_EXP_FLAGS.VERSION_MASK;
+  // Defaults of the book: relaxed ordering and no snoop on, read requests of up to 512 bytes.
+  const devctlReset = PCI_EXP_DEVCTL.RELAXED_ORDERING | PCI_EXP_DEVCTL.NO_SNOOP | (2 << PCI_EXP_DEVCTL.READRQ_SHIFT);
+  space.poke(at + PCI_EXP.DEVCTL, 2, 0xffff, 0);
+  space.allow(at + PCI_EXP.DEVCTL, 2, 0x7fff, devctlReset);
+  space.allowW1c(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.ERRORS_W1C);
+  space.poke(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.TRANSACTIONS_PENDING, 0);
+  const hasLink = type !== PCI_EXP_TYPE.RC_ENDPOINT && type !== PCI_EXP_TYPE.RC_EVENT_COLLECTOR;
+  // What the dump caught of the rest of these registers is off after power-on.
+  for (const control of [PCI_EXP.LNKCTL, PCI_EXP.RTCTL, PCI_EXP.DEVCTL2]) {
+    if (roomBytes >= control + 2 && (version >= 2 || (control === PCI_EXP.LNKCTL && hasLink)))
+      space.poke(at + control, 2, 0xffff, 0);
+  }
+  // ASPM, RCB, common clock, extended synch, clock power management.
+  if (hasLink && roomBytes >= 0x14) space.allow(at + PCI_EXP.LNKCTL, 2, 0x01cb);
+  if (type === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x24) space.allow(at + PCI_EXP.RTCTL, 2, 0x001f);
+  if (version < 2 || roomBytes < 0x2c) return -1;
+  const forwards = (space.u32(at + PCI_EXP.DEVCAP2) & PCI_EXP_DEVCAP2_ARI) !== 0;
+  // Completion timeout and its disable; ARI forwarding where the port can.
+  space.allow(at + PCI_EXP.DEVCTL2, 2, 0x001f | (forwards ? PCI_EXP_DEVCTL2_ARI : 0));
+  if (hasLink && roomBytes >= 0x34) {
+    space.allow(at + PCI_EXP.LNKCTL2, 2, 0x000f, space.u32(at + PCI_EXP.LNKCAP) & 0xf);
+    space.keep(at + PCI_EXP.LNKCTL2, 2);
+  }
+  return forwards ? at + PCI_EXP.DEVCTL2 : -1;
+}
+
+function declareExtended(space: ConfigSpace, capability: Capability, expressType: number): void {
+  const { id, offset: at, roomBytes } = capability;
+  if (id === PCI_EXT_CAP_ID.AER && roomBytes >= 0x1c) {
+    for (const status of [PCI_AER.UNCOR_STATUS, PCI_AER.COR_STATUS]) {
+      space.allowW1c(at + status, 4, 0xffff_ffff);
+      space.keep(at + status, 4);
+    }
+    for (const register of [PCI_AER.UNCOR_MASK, PCI_AER.UNCOR_SEVERITY, PCI_AER.COR_MASK]) {
+      // Which error bits a function implements is not in a dump: those that are set there, and the usual ones.
+      const usual = register === PCI_AER.COR_MASK ? 0x0000_31c1 : 0x0037_f030;
+      const dumped = space.u32(at + register);
+      space.allow(at + register, 4, usual | dumped, dumped);
+      space.keep(at + register, 4);
+    }
+    if (expressType === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x38) {
+      space.allow(at + PCI_AER.ROOT_COMMAND, 4, 0x7);
+      space.allowW1c(at + PCI_AER.ROOT_STATUS, 4, 0x7f);
+    }
+  } else if (id === PCI_EXT_CAP_ID.ACS && roomBytes >= 8) {
+    // A control bit exists where the capability bit does. Nothing hangs on them: requests always go upstream.
+    space.allow(at + PCI_ACS.CTRL, 2, space.u16(at + PCI_ACS.CAP) & PCI_ACS.CTRL_MASK);
+  } else if (id === PCI_EXT_CAP_ID.ATS && roomBytes >= 8) {
+    space.poke(at + 6, 2, 0x8000, 0);
+  } else if (id === PCI_EXT_CAP_ID.SRIOV && roomBytes >= 0x40) {
+    space.poke(at + 8, 2, 0xffff, 0);
+    space.poke(at + 0x10, 2, 0xffff, 0);
+  } else if ((id === PCI_EXT_CAP_ID.PRI || id === PCI_EXT_CAP_ID.PASID) && roomBytes >= 8) {
+    space.poke(at + (id === PCI_EXT_CAP_ID.PRI ? 4 : 6), 2, 0xffff, 0);
+  }
+}

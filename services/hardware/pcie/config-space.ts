@@ -1,0 +1,92 @@
+/**
+ * One function's configuration space: the bytes of its dump, of which software may change what is declared here as
+ * writable, bit by bit, and accesses of 1, 2 and 4 bytes. Which bits those are is in config-fields.ts.
+ */
+
+export class ConfigSpace {
+  /** Bytes that answer. Beyond them: all ones, writes dropped. */
+  readonly sizeBytes: number;
+  readonly #bytes: Uint8Array;
+  readonly #writable: Uint8Array;
+  readonly #w1c: Uint8Array;
+  readonly #atReset: Uint8Array;
+  readonly #sticky: Uint8Array;
+
+  /** Starts with the dump's bytes, zeros behind them, and nothing writable. */
+  constructor(dump: Uint8Array, sizeBytes: number) {
+    this.sizeBytes = sizeBytes;
+    this.#bytes = new Uint8Array(sizeBytes);
+    this.#bytes.set(dump.subarray(0, sizeBytes));
+    this.#writable = new Uint8Array(sizeBytes);
+    this.#w1c = new Uint8Array(sizeBytes);
+    this.#atReset = new Uint8Array(sizeBytes);
+    this.#sticky = new Uint8Array(sizeBytes);
+  }
+
+  // Declaring fields.
+
+  /** Bits of `mask` are RW and are those of `atReset` after a reset. */
+  allow(offset: number, size: number, mask: number, atReset = 0): void {
+    for (let i = 0; i < size; i++) {
+      this.#writable[offset + i]! |= (mask >>> (8 * i)) & 0xff;
+      this.#atReset[offset + i]! |= ((atReset & mask) >>> (8 * i)) & 0xff;
+    }
+  }
+
+  /** Bits of `mask` are cleared by writing a one. They are zero after a reset. */
+  allowW1c(offset: number, size: number, mask: number): void {
+    for (let i = 0; i < size; i++) this.#w1c[offset + i]! |= (mask >>> (8 * i)) & 0xff;
+  }
+
+  /** Bytes that keep their value through every reset but power-on. */
+  keep(offset: number, size: number): void {
+    this.#sticky.fill(1, offset, offset + size);
+  }
+
+  /** Sets bits of `mask` to those of `value`, whatever software may do. For the function itself. */
+  poke(offset: number, size: number, mask: number, value: number): void {
+    for (let i = 0; i < size; i++) {
+      const m = (mask >>> (8 * i)) & 0xff;
+      this.#bytes[offset + i] = (this.#bytes[offset + i]! & ~m) | ((value >>> (8 * i)) & m);
+    }
+  }
+
+  // Accesses.
+
+  read(offset: number, size: number): number {
+    let value = 0;
+    for (let i = size - 1; i >= 0; i--) value = value * 256 + (this.#bytes[offset + i] ?? 0xff);
+    return value;
+  }
+
+  write(offset: number, size: number, value: number): void {
+    for (let i = 0; i < size; i++) {
+      const at = offset + i;
+      if (at >= this.sizeBytes) return;
+      const byte = (value >>> (8 * i)) & 0xff;
+      const rw = this.#writable[at]!;
+      this.#bytes[at] = (this.#bytes[at]! & ~rw & ~(byte & this.#w1c[at]!)) | (byte & rw);
+    }
+  }
+
+  u8(offset: number): number {
+    return this.#bytes[offset]!;
+  }
+
+  u16(offset: number): number {
+    return this.#bytes[offset]! | (this.#bytes[offset + 1]! << 8);
+  }
+
+  u32(offset: number): number {
+    return (this.u16(offset) | (this.u16(offset + 2) << 16)) >>> 0;
+  }
+
+  /** Writable bits take their reset values, and read-only ones stay. */
+  reset(powerOn: boolean): void {
+    for (let at = 0; at < this.sizeBytes; at++) {
+      if (this.#sticky[at] === 1 && !powerOn) continue;
+      const changes = this.#writable[at]! | this.#w1c[at]!;
+      this.#bytes[at] = (this.#bytes[at]! & ~changes) | this.#atReset[at]!;
+    }
+  }
+}
