@@ -116,6 +116,7 @@ export function loadBoard(description: BoardDescription): Board {
     const smmus = smmusOf(tree);
     const bridges = bridgesOf(tree, smmus, gic);
     checkFunctions(description.functions, bridges);
+    checkMap(memory, gic, smmus, bridges);
     const { dtb, functions } = description;
     return { dtb, tree, memory, cpus: mpidrs.length, mpidrs, gic, smmus, bridges, functions };
   } catch (error) {
@@ -246,6 +247,33 @@ function bridgeOf(node: FdtNode, index: number, smmus: readonly BoardSmmu[], gic
     msiMap,
     interruptMap: interruptMap(node),
   };
+}
+
+/** Every address of the physical bus belongs to one part. */
+function checkMap(
+  memory: readonly BoardRegion[],
+  gic: BoardGic,
+  smmus: readonly BoardSmmu[],
+  bridges: readonly BoardBridge[],
+): void {
+  const parts = [
+    ...memory.map((r) => ({ name: 'memory', ...r })),
+    { name: gic.path, ...gic.distributor },
+    ...gic.redistributors.map((r) => ({ name: gic.path, ...r })),
+    ...[...gic.its, ...smmus].map(({ path, registers }) => ({ name: path, ...registers })),
+    ...bridges.flatMap((b) => [
+      { name: `ECAM of ${b.path}`, ...b.ecam },
+      ...b.ranges
+        .filter((r) => r.space !== 'config')
+        .map((r) => ({ name: `${r.space} window of ${b.path}`, pa: r.cpuBase, sizeBytes: r.sizeBytes })),
+    ]),
+  ].sort((a, b) => a.pa - b.pa);
+  parts.forEach((part, i) => {
+    const below = parts[i - 1];
+    if (below !== undefined && below.pa + below.sizeBytes > part.pa)
+      throw new BoardError(`${below.name} and ${part.name} overlap at 0x${part.pa.toString(16)}`);
+    if (part.sizeBytes === 0) throw new BoardError(`${part.name} is empty at 0x${part.pa.toString(16)}`);
+  });
 }
 
 function checkFunctions(functions: readonly BoardFunction[], bridges: readonly BoardBridge[]): void {

@@ -30,7 +30,13 @@ export type BodyCase = Body['$case'];
 export type Payload<C extends BodyCase> = Extract<Body, { $case: C }>['value'];
 
 export type Effect =
-  | { readonly do: 'send'; readonly to: Peer; readonly envelope: Envelope }
+  | {
+      readonly do: 'send';
+      readonly to: Peer;
+      readonly envelope: Envelope;
+      /** Under another name than its own; only in the simulated world, for a peer that speaks for others. */
+      readonly as?: Peer;
+    }
   | { readonly do: 'wake'; readonly at: Nanos }
   | { readonly do: 'trace'; readonly event: string; readonly detail: unknown };
 

@@ -189,13 +189,7 @@ export class Runtime implements Core {
 
   /** Sends a notice: nobody answers it, and it may be lost. */
   post(to: Peer, message: Body): void {
-    this.#send(to, {
-      id: this.#nextId++,
-      inReplyTo: 0,
-      oldestPending: this.#oldestPending(to),
-      refused: '',
-      body: message,
-    });
+    this.#send(to, { id: this.#nextId++, inReplyTo: 0, oldestPending: 0, refused: '', body: message });
   }
 
   /** Runs `run` at `at`; returns how to cancel it. */
@@ -359,7 +353,8 @@ export class Runtime implements Core {
       this.#send(from, known);
       return;
     }
-    if (inbox.running.has(id)) return;
+    // Notices say nothing of what is pending (0); a request below the floor is a late copy of what is done with.
+    if (inbox.running.has(id) || (envelope.oldestPending !== 0 && id < inbox.floor)) return;
     count(this.#received, message.$case);
     if (inbox.running.size >= LIMITS.requestsRunning) {
       this.#send(from, refusal(id, this.#nextId++, `more than ${LIMITS.requestsRunning} requests at once`));

@@ -52,7 +52,6 @@ export class World {
   #now: Nanos = 0;
   #hashA = 0x811c9dc5;
   #hashB = 0x9747b28c;
-  #events = 0;
   #messages = 0;
 
   constructor(options: WorldOptions) {
@@ -116,7 +115,6 @@ export class World {
     this.#now = event.at;
     const resident = this.#residents.get(event.to);
     if (resident === undefined) return;
-    this.#events++;
     if (event.message === undefined) {
       if (event.life === resident.life) this.#carryOut(event.to, resident.core.wake(this.#now));
       return;
@@ -131,7 +129,7 @@ export class World {
     for (const effect of effects) {
       switch (effect.do) {
         case 'send':
-          this.#send(self, effect.to, effect.envelope);
+          this.post(effect.as ?? self, effect.to, effect.envelope);
           break;
         case 'wake':
           this.#push(Math.max(effect.at, this.#now), self, this.#residents.get(self)?.life ?? 0, undefined);
@@ -145,11 +143,11 @@ export class World {
     }
   }
 
-  #send(from: Peer, to: Peer, envelope: Envelope): void {
+  /** Puts a message on its way, as if `from` had sent it. */
+  post(from: Peer, to: Peer, envelope: Envelope): void {
     this.#messages++;
     const isReply = envelope.inReplyTo !== 0 || envelope.body === undefined;
-    const iface = isReply ? 'reply' : INTERFACE_OF[envelope.body.$case];
-    const subject = subjectOf(to, iface, from);
+    const subject = subjectOf(to, isReply ? 'reply' : INTERFACE_OF[envelope.body!.$case], from);
     const [least, most] = this.#options.delayNs ?? [20_000, 200_000];
     let delay = least + this.#prng.below(most - least + 1);
     if (this.#prng.chance(this.#options.lateOdds ?? 0.02)) delay *= 1 + this.#prng.below(10);

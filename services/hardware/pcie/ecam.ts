@@ -3,7 +3,7 @@
  * function (PCIe 5.0, "Enhanced Configuration Access Mechanism"; binding host-generic-pci).
  * An absent function reads as all ones and takes no write; there is no abort.
  */
-import { allOnes, type MmioTarget } from '../bus/transaction.ts';
+import { allOnes, type MmioTarget, type Requester } from '../bus/transaction.ts';
 import type { PciFunction } from './pci-function.ts';
 
 export class EcamWindow implements MmioTarget {
@@ -19,13 +19,16 @@ export class EcamWindow implements MmioTarget {
     this.#find = find;
   }
 
-  read(offset: number, size: number): number {
+  /** Only CPUs configure: a device's request is not claimed. */
+  read(offset: number, size: number, requester?: Requester): number {
+    if (requester !== undefined) return allOnes(size);
     this.reads++;
     const fn = this.#find(this.#busAt(offset), (offset >>> 12) & 0xff);
     return fn === undefined ? allOnes(size) : fn.configRead(offset & 0xfff, size);
   }
 
-  write(offset: number, size: number, value: number): void {
+  write(offset: number, size: number, value: number, requester?: Requester): void {
+    if (requester !== undefined) return;
     this.writes++;
     const bus = this.#busAt(offset);
     this.#find(bus, (offset >>> 12) & 0xff)?.configWrite(offset & 0xfff, size, value, bus);

@@ -2,6 +2,8 @@
  * A host bridge: the root of one PCI hierarchy. It turns CPU accesses to its ECAM and memory windows into requests on
  * its root bus, and requests of its functions into DMA at the SMMU, under the ids that the device tree gives them.
  * Not modelled: I/O ports; the I/O window reads as all ones and drops writes.
+ * Not modelled: peer-to-peer through the root complex; a device's request that comes back to a window or to ECAM is
+ * not claimed: it reads all ones and writes nothing. So no device can drive another's registers, or its own.
  * A requester that `iommu-map` does not cover has no way to memory: its DMA is aborted.
  */
 import { lookupRid, lookupRidAt } from '#shared/fdt/pci-bindings.ts';
@@ -109,12 +111,13 @@ export class HostBridge implements UpstreamPort {
     const { root } = this;
     return {
       name,
-      read: (offset, size) => {
+      read: (offset, size, requester) => {
+        if (requester !== undefined) return allOnes(size);
         const value = root.memoryRead(pciBase + offset, size);
         return value < 0 ? allOnes(size) : value;
       },
-      write: (offset, size, value) => {
-        root.memoryWrite(pciBase + offset, size, value);
+      write: (offset, size, value, requester) => {
+        if (requester === undefined) root.memoryWrite(pciBase + offset, size, value);
       },
     };
   }

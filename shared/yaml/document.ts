@@ -1,0 +1,59 @@
+/** YAML files against a schema: a mistake is told with file, line, what stands there and what was expected. */
+import { isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
+import type { z } from 'zod';
+
+/** A file says something it should not. The message starts with `FILE:LINE:`. */
+export class FileError extends Error {
+  override name = 'FileError';
+}
+
+/** Parses `text` of the file `name` and checks it. Throws FileError with every mistake, one a line. */
+export function parseYaml<S extends z.ZodType>(name: string, text: string, schema: S): z.output<S> {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const syntax = document.errors[0];
+  if (syntax !== undefined) {
+    const { line } = lines.linePos(syntax.pos[0]);
+    throw new FileError(`${name}:${line}: ${syntax.message.replace(/\s+/g, ' ')}`);
+  }
+  const result = schema.safeParse(document.toJS());
+  if (result.success) return result.data;
+  const mistakes = flatten(result.error.issues).map((issue) => {
+    const at = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0] ?? ''] : issue.path;
+    const where = issue.path.length === 0 ? '' : ` in ${issue.path.join('.')}`;
+    return `${name}:${lineOf(document.contents, at, lines)}: ${issue.message}${where}`;
+  });
+  throw new FileError([...new Set(mistakes)].join('\n'));
+}
+
+/** Of a union, the alternative that came closest: the one that failed deepest in. */
+function flatten(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue[] {
+  return issues.flatMap((issue) => {
+    if (issue.code !== 'invalid_union' || issue.errors.length === 0) return [issue];
+    const depth = (alternative: readonly z.core.$ZodIssue[]): number =>
+      Math.max(...alternative.map((i) => i.path.length + (i.code === 'unrecognized_keys' ? 0 : 0.5)));
+    const closest = issue.errors.reduce((best, next) => (depth(next) > depth(best) ? next : best));
+    return flatten(closest).map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] }));
+  });
+}
+
+/** The line of the deepest part of `path` that is there. */
+function lineOf(root: unknown, path: readonly PropertyKey[], lines: LineCounter): number {
+  let node = root as Node | null;
+  let offset = node?.range?.[0] ?? 0;
+  for (const step of path) {
+    if (node === null || node === undefined || !('items' in node)) break;
+    if (isMap(node)) {
+      const pair = node.items.find((item) => isScalar(item.key) && String(item.key.value) === String(step));
+      if (pair === undefined) break;
+      offset = (pair.key as Node).range?.[0] ?? offset;
+      node = pair.value as Node | null;
+    } else {
+      const item = (node.items as unknown as (Node | null)[])[Number(step)];
+      if (item === undefined) break;
+      node = item;
+      offset = item?.range?.[0] ?? offset;
+    }
+  }
+  return lines.linePos(offset).line;
+}

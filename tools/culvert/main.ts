@@ -1,0 +1,142 @@
+/** The command `culvert`. Exit status: 0 done; 1 failed, with one line that says why; 2 wrong command line. */
+import { existsSync, readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { writeHostKeys } from '../host/keys.ts';
+import { xl } from '../xl/commands.ts';
+import { lspci } from './lspci.ts';
+import { run } from './run.ts';
+import { asOperator, findTarget } from './session.ts';
+import { down, host, status, up } from './up.ts';
+
+const DEFAULT_BOARD = resolve(import.meta.dirname, '../../examples/boards/qemu-virt.yaml');
+
+function wholeNumber(text: string): number {
+  const n = Number(text);
+  if (!Number.isInteger(n) || n < 0) throw new InvalidArgumentError('a whole number was expected');
+  return n;
+}
+
+function portNumber(text: string): number {
+  const n = wholeNumber(text);
+  if (n < 1 || n > 65535) throw new InvalidArgumentError('a port from 1 to 65535 was expected');
+  return n;
+}
+
+let exitStatus = 0;
+const doing =
+  <A extends unknown[]>(action: (...args: A) => Promise<number>) =>
+  async (...args: A): Promise<void> => {
+    exitStatus = await action(...args);
+  };
+
+const program = new Command('culvert')
+  .description('PCI passthrough on Xen/ARM, running without hardware')
+  .option('--url <url>', 'a host that runs already (nats://HOST:PORT)')
+  .option('--creds <file>', "the operator's credential for --url")
+  .exitOverride()
+  .enablePositionalOptions()
+  .showHelpAfterError('(culvert help)');
+
+program
+  .command('run')
+  .description('play a scenario, on processes made for it')
+  .argument('<scenario>', 'a scenario file')
+  .option('--simulated', 'in one process, on a clock that jumps')
+  .option('--seed <n>', 'seed of the simulated run', wholeNumber)
+  .option('--json', 'print one JSON document')
+  .option('--port <n>', 'port of the nats-server that is started', portNumber)
+  .option('--logs <dir>', 'keep the keys and logs of the processes there')
+  .action(
+    doing((scenario: string, options: { logs?: string }) =>
+      run(scenario, {
+        ...program.opts(),
+        ...options,
+        ...(options.logs === undefined ? {} : { keepLogs: resolve(options.logs) }),
+      }),
+    ),
+  );
+
+for (const [name, action, description] of [
+  ['up', up, 'start a host that stays'],
+  ['host', host, 'the supervisor of a host, in the foreground'],
+] as const) {
+  program
+    .command(name, { hidden: name === 'host' })
+    .description(description)
+    .option('--board <file>', 'board file', DEFAULT_BOARD)
+    .option('--port <n>', 'port of nats-server', portNumber)
+    .action(doing((options: { board: string }) => action(options)));
+}
+
+program
+  .command('down')
+  .description('end the host that "up" started')
+  .action(doing(() => down()));
+
+program
+  .command('status')
+  .description('ask every service of the host')
+  .option('--json', 'print one JSON document')
+  .action(doing((options: { json?: boolean }) => status({ ...program.opts(), ...options })));
+
+program
+  .command('xl')
+  .description('the toolstack, as on a Xen host (xl help)')
+  .argument('[args...]')
+  .allowUnknownOption()
+  .passThroughOptions()
+  .helpOption(false)
+  .action(
+    doing(async (args: string[]) => {
+      const readFile = (path: string): string | undefined =>
+        existsSync(path) ? readFileSync(path, 'utf8') : undefined;
+      const result = await asOperator(findTarget(program.opts()), () => xl(args, { readFile }));
+      process.stdout.write(result.stdout);
+      process.stderr.write(result.stderr);
+      return result.exit;
+    }),
+  );
+
+program
+  .command('lspci')
+  .description('the functions that dom0 or a guest sees')
+  .option('--domain <name>', 'a guest, by name or number')
+  .option('-x, --hex', 'with configuration space (also -xxx, -xxxx)')
+  .action(
+    doing((options: { domain?: string; hex?: boolean }) =>
+      lspci({
+        ...program.opts(),
+        ...(options.domain === undefined ? {} : { domain: options.domain }),
+        hex: options.hex === true,
+      }),
+    ),
+  );
+
+program
+  .command('keys')
+  .description('make the keys of a host whose nats-server runs elsewhere')
+  .argument('<dir>')
+  .option('--resolver <dir>', 'where that server may keep account claims', '/tmp/culvert-resolver')
+  .action(
+    doing(async (dir: string, options: { resolver: string }) => {
+      await writeHostKeys(resolve(dir), options.resolver);
+      process.stdout.write(`keys, credentials and nats.conf are in ${dir}\n`);
+      return 0;
+    }),
+  );
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    exitStatus = error.exitCode === 0 ? 0 : 2;
+  } else {
+    const named = error instanceof Error && error.name !== 'Error' && error.name !== 'TypeError';
+    process.stderr.write(
+      `culvert: ${named || !(error instanceof Error) ? (error as Error).message : (error.stack ?? error.message)}\n`,
+    );
+    exitStatus = 1;
+  }
+}
+process.exitCode = exitStatus;

@@ -1,0 +1,117 @@
+/** The operator on a running host: one question and its answer, or a whole scenario. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { BusUnavailable } from '#shared/bus/nats.ts';
+import { idBaseNow, type LocalPeer, Shell } from '#shared/bus/shell.ts';
+import { body } from '#shared/core/core.ts';
+import type { Op } from '#shared/core/op.ts';
+import { Runtime } from '#shared/core/runtime.ts';
+import { Operator, type ScenarioResult, type Surroundings } from '../scenario/runner.ts';
+import type { Scenario } from '../scenario/schema.ts';
+
+export interface Target {
+  readonly url: string;
+  /** Text of the operator's creds file. */
+  readonly creds: string;
+}
+
+/** What a user has to mend; one line, exit status 1. */
+export class UsageError extends Error {
+  override name = 'UsageError';
+}
+
+/** Where `culvert up` leaves what others need to find the host. */
+export const STATE_DIR = '.culvert/host';
+
+export interface HostState {
+  readonly url: string;
+  readonly creds: string;
+  /** Of the supervisor. */
+  readonly pid: number;
+  readonly dir: string;
+  readonly board: string;
+  readonly pids: Record<string, number>;
+}
+
+export function readHostState(): HostState | undefined {
+  const file = join(STATE_DIR, 'host.json');
+  if (!existsSync(file)) return undefined;
+  return JSON.parse(readFileSync(file, 'utf8')) as HostState;
+}
+
+/** The host that --url and --creds name, or the one that `culvert up` started here. */
+export function findTarget(options: { url?: string; creds?: string }): Target {
+  if (options.url !== undefined) {
+    const file = options.creds ?? process.env['CULVERT_OPERATOR_CREDS'] ?? '.culvert/compose/operator.creds';
+    if (!existsSync(file)) {
+      throw new UsageError(`no operator credential at ${file}: name the file with --creds`);
+    }
+    return { url: options.url, creds: readFileSync(file, 'utf8') };
+  }
+  const state = readHostState();
+  if (state === undefined) {
+    throw new UsageError('no host runs here: start one with "culvert up", or name one with --url nats://HOST:PORT');
+  }
+  return { url: state.url, creds: readFileSync(state.creds, 'utf8') };
+}
+
+const CONNECT_WAIT_MS = 3000;
+
+/** Connects as the operator, runs `op`, and gives its result. */
+export async function asOperator<T>(target: Target, op: (runtime: Runtime) => Op<T>): Promise<T> {
+  const runtime = new Runtime({ idBase: operatorIds() });
+  return await new Promise<T>((resolve, reject) => {
+    let shell: Shell | undefined;
+    const end = (settle: () => void): void => {
+      void Promise.resolve(shell?.stop()).finally(settle);
+    };
+    runtime.attach({
+      onRequest: () => undefined,
+      inspect: () => ({ ready: true }),
+      *boot() {
+        try {
+          const value = yield* op(runtime);
+          end(() => resolve(value));
+        } catch (error) {
+          end(() => reject(error as Error));
+        }
+      },
+    });
+    shell = new Shell('operator', runtime, { ...target, waitMs: CONNECT_WAIT_MS, onFatal: reject });
+    shell.start().catch(reject);
+  });
+}
+
+/** Plays a scenario on a running host. */
+export async function playOn(
+  target: Target,
+  scenario: Scenario,
+  surroundings: Surroundings,
+  liveCredentials: () => Promise<number[]>,
+  broken: Promise<never>,
+): Promise<ScenarioResult> {
+  const runtime = new Runtime({ idBase: operatorIds() });
+  const operator = new Operator(runtime, scenario, surroundings);
+  const broker: LocalPeer = async () =>
+    body('inspectReply', { json: JSON.stringify(await liveCredentials()), error: '' });
+  const finished = new Promise<ScenarioResult>((resolve, reject) => {
+    operator.onDone(resolve);
+    broken.catch(reject);
+    const shell = new Shell('operator', runtime, {
+      ...target,
+      waitMs: CONNECT_WAIT_MS,
+      locals: { broker },
+      onFatal: reject,
+    });
+    operator.onDone(() => void shell.stop());
+    shell.start().catch(reject);
+  });
+  return await finished;
+}
+
+/** Operators share one inbox, so each session takes ids of its own from a random place. */
+function operatorIds(): number {
+  return idBaseNow() - Math.floor(Math.random() * 2 ** 40) * 2 ** 8;
+}
+
+export { BusUnavailable };

@@ -1,0 +1,175 @@
+/** `culvert up`, `down` and `status`: a host that stays until it is taken down. */
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { readBoard } from '#shared/board/board-file.ts';
+import { body } from '#shared/core/core.ts';
+import { call, sleep } from '#shared/core/op.ts';
+import { Host } from '../host/supervisor.ts';
+import { externalBroker } from './external.ts';
+import { asOperator, findTarget, type HostState, readHostState, STATE_DIR, UsageError } from './session.ts';
+
+export interface UpOptions {
+  readonly board: string;
+  readonly port?: number;
+}
+
+const UP_LIMIT_MS = 20_000;
+const DOWN_LIMIT_MS = 10_000;
+const stateFile = join(STATE_DIR, 'host.json');
+const problemFile = join(STATE_DIR, 'problem');
+
+function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Starts the supervisor in the background and waits until dom0 is ready. */
+export async function up(options: UpOptions): Promise<number> {
+  const running = readHostState();
+  if (running !== undefined && alive(running.pid)) {
+    throw new UsageError(
+      `a host runs here already (${running.url}, pid ${running.pid}): take it down with "culvert down"`,
+    );
+  }
+  readBoard(options.board);
+  externalBroker();
+  rmSync(STATE_DIR, { recursive: true, force: true });
+  mkdirSync(STATE_DIR, { recursive: true, mode: 0o700 });
+  const log = openSync(join(STATE_DIR, 'supervisor.log'), 'w', 0o600);
+  const args = [
+    'host',
+    '--board',
+    resolve(options.board),
+    ...(options.port === undefined ? [] : ['--port', String(options.port)]),
+  ];
+  const child = spawn(process.execPath, [resolve(import.meta.dirname, 'main.ts'), ...args], {
+    detached: true,
+    stdio: ['ignore', log, log],
+  });
+  child.unref();
+  const end = Date.now() + UP_LIMIT_MS;
+  while (readHostState() === undefined) {
+    if (existsSync(problemFile)) throw new UsageError(readFileSync(problemFile, 'utf8').trim());
+    if (child.exitCode !== null || Date.now() > end) {
+      if (child.exitCode === null && child.pid !== undefined) process.kill(child.pid, 'SIGTERM');
+      throw new UsageError(`the host did not come up; ${join(STATE_DIR, 'supervisor.log')} says why`);
+    }
+    await delay(20);
+  }
+  const state = readHostState()!;
+  process.stdout.write(`${readFileSync(join(STATE_DIR, 'supervisor.log'), 'utf8')}`);
+  process.stdout.write(`the host is up at ${state.url}; operator credential ${state.creds}\n`);
+  return 0;
+}
+
+/** The supervisor itself: runs until it is told to end. */
+export async function host(options: UpOptions): Promise<number> {
+  let finish: (status: number) => void = () => undefined;
+  const finished = new Promise<number>((done) => {
+    finish = done;
+  });
+  const problem = (text: string): void => {
+    mkdirSync(STATE_DIR, { recursive: true });
+    writeFileSync(problemFile, `${text}\n`);
+    process.stdout.write(`${text}\n`);
+  };
+  process.on('SIGTERM', () => finish(0));
+  process.on('SIGINT', () => finish(0));
+  let started: Host;
+  const external = externalBroker();
+  try {
+    started = await Host.start({
+      boardFile: options.board,
+      dir: resolve(STATE_DIR),
+      report: (line) => process.stdout.write(`${line}\n`),
+      onServiceEnd: (name, detail) => {
+        problem(`${name} ${detail}`);
+        finish(1);
+      },
+      ...(options.port === undefined ? {} : { port: options.port }),
+      ...(external === undefined ? {} : { external }),
+    });
+  } catch (error) {
+    problem((error as Error).message);
+    return 1;
+  }
+  const state = (): HostState => ({
+    url: started.url,
+    creds: started.operatorCredsFile,
+    pid: process.pid,
+    dir: started.dir,
+    board: options.board,
+    pids: started.pids,
+  });
+  const ready = asOperator({ url: started.url, creds: started.operatorCreds }, function* () {
+    for (;;) {
+      const reply = yield* call('d0', body('inspectRequest', { path: 'ready' }), 'inspectReply');
+      if (reply.json === 'true') return;
+      yield* sleep(20e6);
+    }
+  });
+  ready.then(
+    () => writeFileSync(stateFile, JSON.stringify(state(), undefined, 2), { mode: 0o600 }),
+    (error: unknown) => {
+      problem((error as Error).message);
+      finish(1);
+    },
+  );
+  const status = await finished;
+  await started.stop();
+  rmSync(stateFile, { force: true });
+  return status;
+}
+
+export async function down(): Promise<number> {
+  const state = readHostState();
+  if (state === undefined) throw new UsageError('no host runs here');
+  if (alive(state.pid)) process.kill(state.pid, 'SIGTERM');
+  const end = Date.now() + DOWN_LIMIT_MS;
+  while (alive(state.pid)) {
+    if (Date.now() > end) throw new UsageError(`the host (pid ${state.pid}) does not end`);
+    await delay(20);
+  }
+  rmSync(STATE_DIR, { recursive: true, force: true });
+  process.stdout.write('the host is down\n');
+  return 0;
+}
+
+const STATUS_DEADLINE_NS = 2e9;
+
+/** Asks every service of the host; status 1 when one does not answer or is not ready. */
+export async function status(options: { url?: string; creds?: string; json?: boolean }): Promise<number> {
+  const rows = await asOperator(findTarget(options), function* () {
+    const out: { service: string; state: string; detail: string }[] = [];
+    for (const peer of ['hardware', 'xen', 'xenstored', 'd0'] as const) {
+      try {
+        const request = body('inspectRequest', { path: 'ready' });
+        const reply = yield* call(peer, request, 'inspectReply', { deadlineNs: STATUS_DEADLINE_NS });
+        out.push({
+          service: peer === 'd0' ? 'dom0' : peer,
+          state: reply.json === 'true' ? 'ready' : 'starting',
+          detail: reply.error,
+        });
+      } catch (error) {
+        out.push({ service: peer === 'd0' ? 'dom0' : peer, state: 'no answer', detail: (error as Error).message });
+      }
+    }
+    if (out.every((row) => row.state === 'ready')) {
+      const { domains } = yield* call('d0', body('listDomainsRequest', {}), 'toolstackReply');
+      for (const d of domains.filter((domain) => domain.domid > 0))
+        out.push({ service: `domain ${d.domid}`, state: d.state, detail: d.name });
+    }
+    return out;
+  });
+  const well = rows.every((row) => row.state !== 'no answer' && row.state !== 'starting');
+  if (options.json === true) process.stdout.write(`${JSON.stringify({ ready: well, services: rows }, undefined, 2)}\n`);
+  else
+    for (const row of rows) process.stdout.write(`${row.service.padEnd(12)} ${row.state.padEnd(10)} ${row.detail}\n`);
+  return well ? 0 : 1;
+}

@@ -1,0 +1,117 @@
+/** Scenario files: a board, guests, steps and what is expected of them (docs/reference/scenario.md). */
+import { readFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { z } from 'zod';
+import { sizeText } from '#shared/board/board-file.ts';
+import { FileError, parseYaml } from '#shared/yaml/document.ts';
+
+/**
+ * What a result has to look like: a member that is an object is compared member by member; numbers and texts are equal,
+ * or a text such as ">= 1000"; a text between slashes is a regular expression.
+ */
+const expectation = z.record(z.string(), z.unknown());
+
+const address = z.union([
+  z.number().int().nonnegative(),
+  z
+    .string()
+    .regex(/^0x[0-9a-f]+$/i, 'a hexadecimal address was expected')
+    .transform(Number),
+  z.strictObject({ memoryOf: z.string() }),
+  z.strictObject({ xen: z.literal('page tables'), of: z.string() }),
+]);
+
+const xlStep = z.strictObject({
+  xl: z.string().min(1),
+  /** Default: exit status 0. */
+  expect: z
+    .strictObject({ exit: z.number().int().optional(), stdout: z.string().optional(), stderr: z.string().optional() })
+    .optional(),
+});
+
+const guestStep = z.strictObject({
+  guest: z.string(),
+  run: z.string(),
+  with: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).default({}),
+  expect: expectation.optional(),
+});
+
+const dmaCheckStep = z.strictObject({
+  dmaCheck: z.strictObject({ guest: z.string(), bytes: sizeText, seed: z.number().int().nonnegative().default(1) }),
+});
+
+const interruptsStep = z.strictObject({
+  interrupts: z.strictObject({
+    guest: z.string(),
+    count: z.number().int().positive(),
+    vectors: z.number().int().positive().max(32),
+  }),
+});
+
+const stoppedStep = z.strictObject({
+  /** The guest has its device access an address; the access must be stopped and reported by the SMMU. */
+  stopped: z.strictObject({
+    guest: z.string(),
+    operation: z.enum(['read', 'write']),
+    address,
+    event: z.string().default('F_TRANSLATION'),
+  }),
+});
+
+const snapshotStep = z.strictObject({ snapshot: z.string() });
+/** Everything that a snapshot holds is as it was. */
+const restoredStep = z.strictObject({ restored: z.string() });
+/** SIGKILL of a guest's process. */
+const killStep = z.strictObject({ kill: z.string() });
+const waitStep = z.strictObject({
+  waitFor: z.strictObject({ xl: z.string(), stdout: z.string() }),
+  seconds: z.number().positive().max(120).default(20),
+});
+const countsStep = z.strictObject({ counts: expectation });
+
+const simpleStep = z.union([
+  xlStep,
+  guestStep,
+  dmaCheckStep,
+  interruptsStep,
+  stoppedStep,
+  snapshotStep,
+  restoredStep,
+  killStep,
+  waitStep,
+  countsStep,
+]);
+
+const step = z.union([simpleStep, z.strictObject({ together: z.array(simpleStep).min(1) })]);
+
+export const scenarioSchema = z.strictObject({
+  name: z.string(),
+  /** A board file, relative to this one. */
+  board: z.string(),
+  /** By name, the text of an xl.cfg; `xl create NAME` uses it. */
+  guests: z.record(z.string(), z.string()).default({}),
+  steps: z.array(step).min(1, 'a scenario needs at least one step'),
+});
+
+export type SimpleStep = z.output<typeof simpleStep>;
+export type ScenarioStep = z.output<typeof step>;
+export type Address = z.output<typeof address>;
+
+export interface Scenario extends z.output<typeof scenarioSchema> {
+  readonly file: string;
+  /** Resolved. */
+  readonly boardFile: string;
+}
+
+/** Reads and checks a scenario. Throws FileError. */
+export function readScenario(file: string): Scenario {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    const reason = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message;
+    throw new FileError(`${file}: ${reason}`);
+  }
+  const scenario = parseYaml(file, text, scenarioSchema);
+  return { ...scenario, file, boardFile: resolve(dirname(file), scenario.board) };
+}

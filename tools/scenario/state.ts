@@ -1,0 +1,46 @@
+/** What the services say of themselves, put together: the counts of a run, and what must be as it was before. */
+import type { Peer } from '#shared/core/core.ts';
+import type { Op } from '#shared/core/op.ts';
+
+/** Part of a service's inspect() tree. */
+export type Ask = (peer: Peer, path: string) => Op<unknown>;
+
+type Tree = Record<string, unknown>;
+
+/** One object of counts over all services (documented in docs/reference/scenario.md). */
+export function* collectCounts(ask: Ask): Op<Tree> {
+  const xen = (yield* ask('xen', '')) as Tree;
+  const hardware = (yield* ask('hardware', '')) as Tree;
+  const store = (yield* ask('xenstored', 'counts')) as Tree;
+  const dom0 = (yield* ask('d0', '')) as Tree;
+  const messages: Record<string, number> = {};
+  for (const tree of [xen, hardware, dom0]) {
+    const sent = (tree['runtime'] as { sent?: Record<string, number> } | undefined)?.sent ?? {};
+    for (const [kind, n] of Object.entries(sent)) messages[kind] = (messages[kind] ?? 0) + n;
+  }
+  return {
+    xen: xen['counts'],
+    hardware: hardware['counts'],
+    xenstored: store,
+    dom0: dom0['counts'],
+    messages,
+  };
+}
+
+/** What has to be back after a teardown. */
+export function* resourceSnapshot(ask: Ask): Op<Tree> {
+  const xen = (yield* ask('xen', '')) as Tree;
+  const store = (yield* ask('xenstored', 'tree')) as Tree;
+  const dom0 = (yield* ask('d0', '')) as Tree;
+  return {
+    domains: xen['domains'],
+    frames: xen['frames'],
+    devices: xen['devices'],
+    its: xen['its'],
+    streams: (xen['smmu'] as Tree | undefined)?.['streams'],
+    'store nodes': store,
+    'MMIO holes': dom0['holes'],
+    backends: dom0['backends'],
+    assignable: dom0['assignable'],
+  };
+}
