@@ -164,6 +164,7 @@ export class HardwareService implements Service {
     const its = machine.its.map((i) => i.counts);
     const smmus = machine.smmus.map((s) => s.counts);
     return {
+      ready: true,
       ...(machine.inspect() as object),
       counts: {
         cpuBatches: this.#cpuBatches,

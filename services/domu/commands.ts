@@ -1,0 +1,269 @@
+/**
+ * What an operator may run in a guest, as if at its console: commands of this kernel and of its dma-probe driver.
+ * Arguments and results are JSON objects. Addresses are numbers.
+ * Not modelled: processes, a shell; a command runs in the kernel.
+ */
+
+import type { PciFunctionDump } from '#gen/toolstack.ts';
+import { errnoName } from '#shared/abi/errno.ts';
+import { DOMID_SELF } from '#shared/abi/hypercall.ts';
+import { DMA_PROBE_CHECKSUM_START, dmaProbeChecksum, dmaProbeWord } from '#shared/arch/dma-probe.ts';
+import { PCI, PCI_CFG_SPACE_BYTES } from '#shared/arch/pci/header.ts';
+import { AssertionError } from '#shared/core/assert.ts';
+import { LIMITS } from '#shared/core/limits.ts';
+import { Indefinite, type Op, TimedOut } from '#shared/core/op.ts';
+import { formatSbdf, parseSbdf } from '#shared/ids/sbdf.ts';
+import { le32 } from '#shared/kernel/cpu-bus.ts';
+import { HypercallFailed } from '#shared/kernel/hypercalls.ts';
+import { XenstoreError } from '#shared/kernel/xenstore-client.ts';
+import { DmaProbe } from './drivers/dma-probe.ts';
+import type { Kernel } from './kernel/boot.ts';
+
+/** A command that cannot be run as it was asked. The text is for the operator. */
+export class CommandError extends Error {
+  override name = 'CommandError';
+}
+
+type Args = Readonly<Record<string, unknown>>;
+type Command = (kernel: Kernel, args: Args) => Op<unknown>;
+
+const ROUND_NS = 5e9;
+const COPY_BYTES_MAX = 1024 * 1024;
+
+const COMMANDS: Readonly<Record<string, Command>> = {
+  devices,
+  memory,
+  interrupts,
+  hostile,
+  'dma-check': dmaCheck,
+  'dma-access': dmaAccess,
+};
+
+/** Runs a command; `args` is a JSON object or empty. Gives the error text, or the result as JSON. */
+export function* runCommand(kernel: Kernel, name: string, args: string): Op<{ error: string; result: string }> {
+  try {
+    const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+    if (command === undefined) {
+      throw new CommandError(`no command "${name}"; there are ${Object.keys(COMMANDS).sort().join(', ')}`);
+    }
+    return { error: '', result: JSON.stringify(yield* command(kernel, parseArgs(args))) };
+  } catch (error) {
+    if (error instanceof AssertionError) throw error;
+    return { error: error instanceof Error ? error.message : `${error}`, result: '' };
+  }
+}
+
+/** The functions of the virtual bus with 256 bytes of configuration space, as the backend shows them. */
+export function* lspci(kernel: Kernel): Op<PciFunctionDump[]> {
+  const dumps: PciFunctionDump[] = [];
+  for (const { fn, driver } of kernel.bus.functions) {
+    const config = new Uint8Array(PCI_CFG_SPACE_BYTES).fill(0xff);
+    const ids = yield* kernel.requests.read(fn.sbdf, PCI.VENDOR_ID, 4);
+    // A function that is not there, or a backend that is silent, is not asked 64 times.
+    const sizeBytes = ids === 0xffff_ffff ? 0 : config.length;
+    for (let at = 0; at < sizeBytes; at += 4) config.set(le32(yield* kernel.requests.read(fn.sbdf, at, 4)), at);
+    dumps.push({ sbdf: fn.sbdf, config, driver: driver?.name ?? '' });
+  }
+  return dumps;
+}
+
+/** What `devices` gives, without asking the backend. */
+export function describeFunctions(kernel: Kernel): unknown[] {
+  return kernel.bus.functions.map(({ fn, driver }) => ({
+    sbdf: formatSbdf(fn.sbdf),
+    vendorId: fn.vendorId,
+    deviceId: fn.deviceId,
+    classCode: fn.classCode,
+    bars: fn.bars,
+    msixVectors: fn.msix?.vectors ?? 0,
+    driver: driver?.name ?? '',
+    vectors: driver instanceof DmaProbe ? driver.vectors : 0,
+  }));
+}
+
+// biome-ignore lint/correctness/useYield: a command is an operation, and this one needs no step
+function* devices(kernel: Kernel): Op<unknown> {
+  return { functions: describeFunctions(kernel) };
+}
+
+// biome-ignore lint/correctness/useYield: as above
+function* memory({ pages }: Kernel): Op<unknown> {
+  const { base, sizeBytes } = pages.banks[0]!;
+  return { base, sizeBytes, banks: pages.banks, freeBytes: pages.freeBytes };
+}
+
+/**
+ * {bdf?, bytes, seed?}: the device writes its pattern over a range, the CPU compares every word; then the CPU writes
+ * another pattern into the first chunk, the device copies that to the last one and sums the whole range up.
+ */
+function* dmaCheck(kernel: Kernel, args: Args): Op<unknown> {
+  const probe = findProbe(kernel, args);
+  const bytes = whole(args, 'bytes', undefined);
+  const seed = whole(args, 'seed', 1) >>> 0;
+  if (bytes < 8 || bytes % 8 !== 0) throw new CommandError('"bytes" is a multiple of 8');
+  const ipa = kernel.pages.take(bytes);
+  let busy = false;
+  try {
+    return yield* dmaCheckRange(kernel, probe, ipa, bytes, seed);
+  } catch (error) {
+    busy = error instanceof TimedOut || error instanceof Indefinite;
+    throw error;
+  } finally {
+    // A device that is still at it may write there at any time: then the memory stays taken.
+    if (!busy) kernel.pages.free(ipa, bytes);
+  }
+}
+
+function* dmaCheckRange(kernel: Kernel, probe: DmaProbe, ipa: number, bytes: number, seed: number): Op<unknown> {
+  const chunk = Math.min(COPY_BYTES_MAX, bytes / 2);
+  const cpuSeed = ~seed >>> 0;
+  succeed('write', yield* probe.write(ipa, bytes, seed));
+  let mismatches = 0;
+  let sum = DMA_PROBE_CHECKSUM_START;
+  for (let at = 0; at < bytes; at += LIMITS.bulkAccessBytes) {
+    const words = wordsOf(yield* kernel.cpu.read(ipa + at, Math.min(LIMITS.bulkAccessBytes, bytes - at)));
+    for (let i = 0; i < words.length; i++) {
+      const byte = at + i * 4;
+      const expected = dmaProbeWord(seed, byte / 4);
+      if (words[i] !== expected) mismatches++;
+      // What READ should sum up below: the CPU's words in the first chunk and, copied, in the last.
+      const copied = byte < chunk ? byte : byte >= bytes - chunk ? byte - (bytes - chunk) : -1;
+      sum = dmaProbeChecksum(sum, copied < 0 ? expected : dmaProbeWord(cpuSeed, copied / 4));
+    }
+  }
+  const fresh = new Uint32Array(chunk / 4).map((_, i) => dmaProbeWord(cpuSeed, i));
+  yield* kernel.cpu.write(ipa, new Uint8Array(fresh.buffer));
+  succeed('copy', yield* probe.copy(ipa, ipa + bytes - chunk, chunk));
+  const { checksum } = succeed('read', yield* probe.read(ipa, bytes));
+  if (checksum !== sum) mismatches++;
+  return {
+    sbdf: formatSbdf(probe.sbdf),
+    ipa,
+    bytesWritten: bytes + chunk,
+    bytesRead: bytes + chunk,
+    mismatches,
+    checksum,
+    checksumExpected: sum,
+  };
+}
+
+/** {bdf?, count, vectors?}: raises vectors in rounds until `count` interrupts were counted; a round that loses one is the last. */
+function* interrupts(kernel: Kernel, args: Args): Op<unknown> {
+  const probe = findProbe(kernel, args);
+  const count = whole(args, 'count', undefined);
+  const width = whole(args, 'vectors', 1);
+  if (width < 1 || width > probe.vectors)
+    throw new CommandError(`${formatSbdf(probe.sbdf)} has ${probe.vectors} vectors`);
+  const start = [...probe.delivered];
+  let raised = 0;
+  let complete = true;
+  while (raised < count && complete) {
+    const before = [...probe.delivered];
+    const round = Math.min(width, count - raised);
+    yield* probe.raise(round);
+    raised += round;
+    const arrived = (): boolean => before.slice(0, round).every((n, v) => probe.delivered[v]! > n);
+    complete = yield* probe.waitForInterrupts(arrived, ROUND_NS, kernel.runtime);
+  }
+  const perVector = probe.delivered.slice(0, width).map((n, v) => n - start[v]!);
+  const delivered = perVector.reduce((sum, n) => sum + n, 0);
+  return { sbdf: formatSbdf(probe.sbdf), delivered, perVector, lost: Math.max(0, raised - delivered), raised };
+}
+
+/** {bdf?, op, address, bytes, seed?}: one DMA to any bus address. */
+function* dmaAccess(kernel: Kernel, args: Args): Op<unknown> {
+  const probe = findProbe(kernel, args);
+  const address = whole(args, 'address', undefined);
+  const bytes = whole(args, 'bytes', 4);
+  if (bytes < 4 || bytes % 4 !== 0) throw new CommandError('"bytes" is a multiple of 4');
+  const { op } = args;
+  if (op !== 'read' && op !== 'write') throw new CommandError('"op" is "read" or "write"');
+  const done =
+    op === 'read'
+      ? yield* probe.read(address, bytes)
+      : yield* probe.write(address, bytes, whole(args, 'seed', 1) >>> 0);
+  return {
+    aborted: done.aborted,
+    errorAddress: done.errorAddress,
+    status: done.status,
+    ...(op === 'read' ? { checksum: done.checksum } : {}),
+  };
+}
+
+/** {attack, ...}: something that a guest may not do, tried for real. Gives the errno that stopped it, or "OK". */
+function* hostile(kernel: Kernel, args: Args): Op<unknown> {
+  const { hypercalls, store, events } = kernel;
+  const domid = whole(args, 'domid', 0);
+  const attempts: Record<string, () => Op<unknown>> = {
+    memory_mapping: () =>
+      hypercalls.memory_mapping(DOMID_SELF, 0x5_0000, whole(args, 'mfn', 0x4_0000), whole(args, 'frames', 1), true),
+    iomem_permission: () =>
+      hypercalls.iomem_permission(DOMID_SELF, whole(args, 'mfn', 0x4_0000), whole(args, 'frames', 1), true),
+    bind_foreign_port: () => events.bindInterdomain(domid, whole(args, 'port', 1)),
+    write_foreign_node: () => store.write(`${args['path'] ?? `/local/domain/${domid}/name`}`, 'intruder'),
+    map_foreign_gmfn: () => hypercalls.map_foreign(domid, [whole(args, 'gfn', 0x4_0000)], [0x3_8100]),
+  };
+  const attack = `${args['attack']}`;
+  const attempt = Object.hasOwn(attempts, attack) ? attempts[attack] : undefined;
+  if (attempt === undefined) {
+    throw new CommandError(`no attack "${attack}"; there are ${Object.keys(attempts).join(', ')}`);
+  }
+  try {
+    yield* attempt();
+    return { attack, errno: 'OK' };
+  } catch (error) {
+    if (error instanceof HypercallFailed) return { attack, errno: errnoName(error.errno) };
+    if (error instanceof XenstoreError) return { attack, errno: error.code };
+    throw error;
+  }
+}
+
+function succeed<T extends { aborted: boolean; errorAddress: number }>(what: string, outcome: T): T {
+  if (outcome.aborted) {
+    throw new CommandError(`the device's ${what} was aborted at 0x${outcome.errorAddress.toString(16)}`);
+  }
+  return outcome;
+}
+
+/** The function that `bdf` names (as this guest sees it), or the first one that a dma-probe driver has. */
+function findProbe(kernel: Kernel, args: Args): DmaProbe {
+  const { bdf } = args;
+  const probes = kernel.bus.functions.map((f) => f.driver).filter((d) => d instanceof DmaProbe);
+  if (bdf === undefined) {
+    if (probes[0] === undefined) throw new CommandError('this guest has no dma-probe');
+    return probes[0];
+  }
+  const sbdf = typeof bdf === 'string' ? parseSbdf(bdf) : undefined;
+  const probe = probes.find((p) => p.sbdf === sbdf);
+  if (probe === undefined) throw new CommandError(`no dma-probe at ${JSON.stringify(bdf)}`);
+  return probe;
+}
+
+function parseArgs(text: string): Args {
+  if (text === '') return {};
+  let args: unknown;
+  try {
+    args = JSON.parse(text);
+  } catch {
+    throw new CommandError('the arguments are no JSON');
+  }
+  if (typeof args !== 'object' || args === null || Array.isArray(args)) {
+    throw new CommandError('the arguments are no JSON object');
+  }
+  return args as Args;
+}
+
+/** A whole number from 0 to 2^53; `absent` when it is not given (undefined: it has to be). */
+function whole(args: Args, name: string, absent: number | undefined): number {
+  const value = args[name] ?? absent;
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) {
+    throw new CommandError(`"${name}" is a whole number`);
+  }
+  return value;
+}
+
+/** Little-endian words over bytes; copied when they do not start at a multiple of 4. */
+function wordsOf(bytes: Uint8Array): Uint32Array {
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  return new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length >>> 2);
+}

@@ -1,0 +1,51 @@
+/**
+ * Tells Xen which domains' connections come and go, as the broker sees them (design: "Xen learns of it from the
+ * broker"). The events carry the JWT that the server verified, so that a client's own words play no part.
+ */
+import { CONNECT_EVENTS, DISCONNECT_EVENTS, domidOfJwt } from '#shared/bus/credentials.ts';
+import { Bus } from '#shared/bus/nats.ts';
+import type { ServeContext } from '#shared/bus/serve.ts';
+import { fileSetting } from '#shared/config.ts';
+import { body } from '#shared/core/core.ts';
+
+interface AccountEvent {
+  readonly client?: { readonly jwt?: string; readonly id?: number };
+}
+
+export async function watchDomains(context: ServeContext): Promise<void> {
+  const { settings, log, deliver } = context;
+  const bus = await Bus.connect({
+    url: settings.natsUrl,
+    creds: fileSetting('CULVERT_BROKER_CREDS'),
+    name: 'xen.broker',
+    waitMs: settings.brokerWaitMs,
+    onStatus: (event, detail) => log.info({ event, detail }),
+  });
+  /** The connection that is a domain's, by the server's number for it: a second one of the same domain does not count. */
+  const connectionOf = new Map<number, number>();
+  let id = 0;
+  const tell = (domid: number, connected: boolean): void =>
+    deliver('broker', {
+      id: ++id,
+      inReplyTo: 0,
+      oldestPending: id,
+      refused: '',
+      body: body('domainConnection', { domid, connected }),
+    });
+  const onEvent = (data: Uint8Array, connected: boolean): void => {
+    const { client } = JSON.parse(new TextDecoder().decode(data)) as AccountEvent;
+    const domid = client?.jwt === undefined ? -1 : domidOfJwt(client.jwt);
+    if (domid < 0 || client?.id === undefined) return;
+    if (connected) {
+      if (connectionOf.has(domid)) return;
+      connectionOf.set(domid, client.id);
+    } else {
+      if (connectionOf.get(domid) !== client.id) return;
+      connectionOf.delete(domid);
+    }
+    tell(domid, connected);
+  };
+  bus.subscribe(CONNECT_EVENTS, (message) => onEvent(message.data, true));
+  bus.subscribe(DISCONNECT_EVENTS, (message) => onEvent(message.data, false));
+  await bus.flush();
+}

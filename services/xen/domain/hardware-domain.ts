@@ -1,0 +1,115 @@
+/**
+ * Building dom0 (xen/arch/arm/domain_build.c, construct_dom0): its memory 1:1, the PCI windows of every bridge 1:1 as
+ * device memory, permission for exactly those frames (T4), and its device tree.
+ * Deviates: no DMA of dom0's devices is possible. Every stream aborts until its function is assigned to a guest.
+ */
+import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
+import { assert } from '#shared/core/assert.ts';
+import type { Op } from '#shared/core/op.ts';
+import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
+import { pciRanges } from '#shared/fdt/pci-bindings.ts';
+import type { El2 } from '../el2.ts';
+import { type Frames, frameOf } from '../mm/frames.ts';
+import { type Mapping, P2M } from '../mm/p2m.ts';
+import type { HostBridge } from '../passthrough/host-bridge.ts';
+import type { Domain } from './domain.ts';
+import { buildHardwareDevicetree, memoryBanks } from './hardware-devicetree.ts';
+import type { Lifecycle } from './lifecycle.ts';
+
+const MIB = 2 ** 20;
+/** Room for the device tree at the end of dom0's memory. */
+const DTB_MAX_BYTES = 2 * MIB;
+const GRANT_REGION_BYTES = 16 * MIB;
+const EXTENDED_REGION_BYTES = 256 * MIB;
+const GRANT_FRAMES_MAX = 64;
+const MAPTRACK_FRAMES_MAX = 1024;
+const EVENT_PORT_MAX = 4095;
+
+export interface HardwareDomainParts {
+  readonly el2: El2;
+  readonly frames: Frames;
+  readonly lifecycle: Lifecycle;
+  readonly host: FdtNode;
+  readonly bridges: readonly HostBridge[];
+  readonly memoryBytes: number;
+}
+
+/** Configuration space and memory windows of a bridge, in whole pages. */
+export function bridgeWindows(host: FdtNode, bridge: HostBridge): FdtRegion[] {
+  const node = host.find(bridge.path);
+  assert(node !== undefined, `the device tree has no ${bridge.path}`);
+  const memory = pciRanges(node)
+    .filter((r) => r.space === 'mem32' || r.space === 'mem64')
+    .map((r) => ({ address: r.cpuBase, sizeBytes: r.sizeBytes }));
+  return [{ address: bridge.cfgBase, sizeBytes: bridge.cfgSize }, ...memory];
+}
+
+/** dom0, built and ready to be woken. */
+export function* buildHardwareDomain(parts: HardwareDomainParts): Op<Domain> {
+  const { el2, frames, lifecycle, host, bridges, memoryBytes } = parts;
+  const domain = yield* lifecycle.create({
+    domid: 0,
+    handle: new Uint8Array(16),
+    vcpusMax: 1,
+    eventPortsMax: EVENT_PORT_MAX,
+    grantFramesMax: GRANT_FRAMES_MAX,
+    maptrackFramesMax: MAPTRACK_FRAMES_MAX,
+    iommu: true,
+    privileged: true,
+  });
+  const ram = { address: frames.allocAligned(memoryBytes, 2 * MIB), sizeBytes: memoryBytes };
+  const first = frameOf(ram.address);
+  const count = memoryBytes / XEN_PAGE_SIZE;
+  frames.assign(first, count, 0);
+  domain.pages.add(first, count);
+  domain.totPages = count;
+  domain.maxPages = count;
+  const mappings: Mapping[] = [{ gfn: first, mfn: first, count, type: P2M.ram_rw }];
+  const windows = bridges.flatMap((bridge) => bridgeWindows(host, bridge));
+  for (const window of windows) {
+    const from = frameOf(window.address);
+    const frameCount = Math.ceil((window.address + window.sizeBytes) / XEN_PAGE_SIZE) - from;
+    domain.iomem.add(from, frameCount);
+    mappings.push({ gfn: from, mfn: from, count: frameCount, type: P2M.mmio_direct_dev });
+  }
+  yield* domain.p2m.mapAll(mappings);
+
+  const memoryEnd = Math.max(...memoryBanks(host).map((r) => r.address + r.sizeBytes));
+  const above = Math.ceil(memoryEnd / (2 * MIB)) * 2 * MIB;
+  const grantRegion = freeRegion(above, windows, GRANT_REGION_BYTES);
+  const extendedRegion = freeRegion(above, [...windows, grantRegion], EXTENDED_REGION_BYTES);
+  const dtbIpa = ram.address + memoryBytes - DTB_MAX_BYTES;
+  const dtb = buildHardwareDevicetree({
+    host,
+    bridges: bridges.map((b, i) => ({ path: b.path, segment: i })),
+    ram,
+    grantRegion,
+    extendedRegion,
+    dtbIpa,
+    dtbMaxBytes: DTB_MAX_BYTES,
+  });
+  assert(dtb.length <= DTB_MAX_BYTES, `dom0's device tree takes ${dtb.length} bytes`);
+  yield* el2.write(dtbIpa, dtb);
+  domain.vcpus[0]!.context = { pc: ram.address, x0: dtbIpa };
+  domain.onRestart = function* () {
+    for (const region of [grantRegion, extendedRegion]) {
+      yield* domain.p2m.unmap(frameOf(region.address), region.sizeBytes / XEN_PAGE_SIZE);
+    }
+    domain.xenPages.clear();
+    yield* el2.write(dtbIpa, dtb);
+  };
+  domain.pauseCount = 0;
+  return domain;
+}
+
+/** The lowest 2 MiB-aligned address space from `above` on where nothing is. */
+function freeRegion(above: number, used: readonly FdtRegion[], sizeBytes: number): FdtRegion {
+  let address = above;
+  for (const r of [...used].sort((a, b) => a.address - b.address)) {
+    const end = r.address + r.sizeBytes;
+    if (end <= address) continue;
+    if (address + sizeBytes <= r.address) break;
+    address = Math.ceil(end / (2 * MIB)) * 2 * MIB;
+  }
+  return { address, sizeBytes };
+}
