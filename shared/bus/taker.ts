@@ -80,7 +80,7 @@ export class Taker {
     }
     this.#offered++;
     const key = createUserKey();
-    this.#bus.subscribe(subjectsTo(`t${key.publicKey}`), (message) => {
+    this.#bus.subscribe(subjectOf(`t${key.publicKey}`, 'lifecycle', 'd0'), (message) => {
       const envelope = decodeEnvelope(message.data);
       if (parseSubject(message.subject)?.from !== 'd0' || envelope.body?.$case !== 'grantCredentialRequest') return;
       this.#onGrant(envelope.id, domid, envelope.body.value, key);

@@ -9,7 +9,7 @@
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { GNTMAP, GNTST, GRANT_ENTRIES_PER_FRAME, GTF, grant_entry_v1 } from '#shared/abi/grant-table.ts';
 import { assert } from '#shared/core/assert.ts';
-import type { Op } from '#shared/core/op.ts';
+import { Lock, type Op, withLock } from '#shared/core/op.ts';
 import type { Domain } from '../domain/domain.ts';
 import { bytes32, type El2, physClearBits, physFill, physRead, physSetBits, word } from '../el2.ts';
 import { check, XenError } from '../error.ts';
@@ -57,12 +57,15 @@ export class GrantTable {
   readonly #shared: number[] = [];
   readonly #active = new Map<number, Active>();
   readonly #maptrack = new Map<number, Maptrack>();
+  /** grant_table->lock: an entry's marks follow its counts. */
+  readonly #lock: Lock;
   #destroyed = false;
 
   constructor(domain: Domain, el2: El2, frames: Frames) {
     this.#domain = domain;
     this.#el2 = el2;
     this.#frames = frames;
+    this.#lock = new Lock(`grants of d${domain.domid}`);
   }
 
   /** Frames of the shared table now. */
@@ -164,25 +167,26 @@ export class GrantTable {
   }
 
   /** Checks an entry of this table for `mapper` and marks it in use. Returns the frame, with a reference taken. */
-  *#pin(mapper: Domain, ref: number, readonly: boolean): Op<number> {
-    const frame = this.#shared[Math.floor(ref / GRANT_ENTRIES_PER_FRAME)];
-    need(!this.#destroyed && frame !== undefined, GNTST.bad_gntref, `ref ${ref} of d${this.#domain.domid}`);
-    const at = addressOf(frame) + grant_entry_v1.size * (ref % GRANT_ENTRIES_PER_FRAME);
+  #pin(mapper: Domain, ref: number, readonly: boolean): Op<number> {
+    return withLock(this.#lock, () => this.#pinLocked(mapper, ref, readonly));
+  }
+
+  *#pinLocked(mapper: Domain, ref: number, readonly: boolean): Op<number> {
+    const at = this.#entryPa(ref);
+    need(at !== undefined, GNTST.bad_gntref, `ref ${ref} of d${this.#domain.domid}`);
+    const seen = yield* this.#el2.read(at, grant_entry_v1.size);
+    this.#checkEntry(seen, mapper, ref, readonly);
+    need(!this.#destroyed, GNTST.bad_domain, `d${this.#domain.domid} is gone`);
+    // Marked, then looked at again: from here on the owner cannot take it back unseen.
     const marks = bytes32(readonly ? GTF.reading : GTF.reading | GTF.writing);
-    // Marked first, then looked at: from here on the owner cannot take it back unseen.
     const [before, whole] = yield* this.#el2.batch([physSetBits(at, marks), physRead(at, grant_entry_v1.size)]);
-    const old = word(before!.data);
-    const entry = grant_entry_v1.decode(whole!.data);
     try {
       need(!this.#destroyed, GNTST.bad_domain, `d${this.#domain.domid} is gone`);
-      need(
-        (old & GTF.type_mask) === GTF.permit_access && old >>> 16 === mapper.domid,
-        GNTST.general_error,
-        `ref ${ref} of d${this.#domain.domid} is not granted to d${mapper.domid}`,
-      );
-      need(readonly || (old & GTF.readonly) === 0, GNTST.general_error, `ref ${ref} is read-only`);
-      const page = this.#domain.p2m.lookup(entry.frame);
-      need(page !== undefined && isRam(page.type), GNTST.bad_page, `gfn ${entry.frame} is no memory`);
+      const { frame } = this.#checkEntry(whole!.data, mapper, ref, readonly);
+      const same = ((word(before!.data) ^ word(seen)) & ~(GTF.reading | GTF.writing)) === 0;
+      need(same, GNTST.eagain, `ref ${ref} of d${this.#domain.domid} changes`);
+      const page = this.#domain.p2m.lookup(frame);
+      need(page !== undefined && isRam(page.type), GNTST.bad_page, `gfn ${frame} is no memory`);
       const active = this.#active.get(ref) ?? { mfn: page.mfn, readers: 0, writers: 0 };
       need(active.mfn === page.mfn, GNTST.general_error, `ref ${ref} changed its frame while mapped`);
       need(this.#frames.getPage(page.mfn, this.#domain.domid), GNTST.bad_page, `mfn ${page.mfn} is another’s`);
@@ -191,24 +195,46 @@ export class GrantTable {
       this.#active.set(ref, active);
       return page.mfn;
     } catch (error) {
-      if (!this.#destroyed) yield* this.#unmark(ref, at);
+      yield* this.#unmark(ref);
       throw error;
     }
   }
 
-  *#unpin(ref: number, readonly: boolean): Op<void> {
+  #checkEntry(entry: Uint8Array, mapper: Domain, ref: number, readonly: boolean): { readonly frame: number } {
+    const { flags, domid, frame } = grant_entry_v1.decode(entry);
+    need(
+      (flags & GTF.type_mask) === GTF.permit_access && domid === mapper.domid,
+      GNTST.general_error,
+      `ref ${ref} of d${this.#domain.domid} is not granted to d${mapper.domid}`,
+    );
+    need(readonly || (flags & GTF.readonly) === 0, GNTST.general_error, `ref ${ref} is read-only`);
+    return { frame };
+  }
+
+  #unpin(ref: number, readonly: boolean): Op<void> {
+    return withLock(this.#lock, () => this.#unpinLocked(ref, readonly));
+  }
+
+  *#unpinLocked(ref: number, readonly: boolean): Op<void> {
     const active = this.#active.get(ref);
     assert(active !== undefined, `ref ${ref} of d${this.#domain.domid} was unmapped twice`);
     if (readonly) active.readers--;
     else active.writers--;
     if (active.readers + active.writers === 0) this.#active.delete(ref);
+    yield* this.#unmark(ref);
+  }
+
+  /** Physical address of an entry; undefined beyond the table, or when the table is gone. */
+  #entryPa(ref: number): number | undefined {
     const frame = this.#shared[Math.floor(ref / GRANT_ENTRIES_PER_FRAME)];
-    if (this.#destroyed || frame === undefined) return;
-    yield* this.#unmark(ref, addressOf(frame) + grant_entry_v1.size * (ref % GRANT_ENTRIES_PER_FRAME));
+    if (frame === undefined) return undefined;
+    return addressOf(frame) + grant_entry_v1.size * (ref % GRANT_ENTRIES_PER_FRAME);
   }
 
   /** Clears the marks that no mapping needs any more. */
-  *#unmark(ref: number, at: number): Op<void> {
+  *#unmark(ref: number): Op<void> {
+    const at = this.#entryPa(ref);
+    if (at === undefined) return;
     const active = this.#active.get(ref);
     let marks = 0;
     if (active === undefined || active.writers === 0) marks |= GTF.writing;

@@ -15,10 +15,10 @@ import {
   encodeSync,
 } from '#shared/arch/gic/its-commands.ts';
 import { Lock, type Op, withLock } from '#shared/core/op.ts';
-import { type BusAccess, ItsDriver } from '#shared/kernel/its-driver.ts';
+import { type BusAccess, ItsDriver, ItsError } from '#shared/kernel/its-driver.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physRead, physWrite } from '../el2.ts';
-import { check } from '../error.ts';
+import { check, XenError } from '../error.ts';
 import type { Frames } from '../mm/frames.ts';
 import type { HostItsPort, LpiTarget } from '../vits/commands.ts';
 import type { HostLpis } from './lpi.ts';
@@ -82,7 +82,7 @@ export class HostIts implements HostItsPort {
     return this.basePa + ITS_FRAME_BYTES;
   }
 
-  /** Brings the ITS up and maps collection n to the n-th CPU. */
+  /** Brings the ITS up and maps collection n to the n-th CPU. Throws ItsError. */
   *init(cpus: readonly Collection[]): Op<void> {
     yield* this.#driver.start();
     const commands: Uint32Array[] = [];
@@ -195,7 +195,12 @@ export class HostIts implements HostItsPort {
 
   *#submit(commands: readonly Uint32Array[]): Op<void> {
     for (const words of commands) this.#o.counts.add('itsCommands', decodeItsCommand(words).name);
-    yield* this.#driver.submit(commands);
+    try {
+      yield* this.#driver.submit(commands);
+    } catch (error) {
+      if (error instanceof ItsError) throw new XenError('ETIMEDOUT', error.message, { cause: error });
+      throw error;
+    }
   }
 
   *#run(accesses: readonly BusAccess[]): Op<readonly Uint8Array[]> {

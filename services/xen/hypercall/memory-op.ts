@@ -75,13 +75,14 @@ function* populatePhysmap(xen: XenParts, caller: Domain, arg: Uint8Array): Op<nu
   try {
     if (mappings.length > 0) yield* target.p2m.mapAll(mappings);
   } catch (error) {
-    // No frame for a table: none of them counts as done.
+    // No frame for a table, or the domain went meanwhile and took the pages along: none of them counts as done.
+    if (!(error instanceof XenError)) throw error;
+    if (target.dying) return 0;
     for (const m of mappings) {
       yield* target.p2m.unmap(m.gfn, m.count);
       for (let i = 0; i < m.count; i++) yield* freePage(xen, target, m.mfn + i);
     }
-    if (error instanceof XenError) return 0;
-    throw error;
+    return 0;
   }
   return mappings.length;
 }

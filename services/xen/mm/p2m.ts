@@ -67,6 +67,8 @@ export class P2m {
   readonly #root: Table;
   readonly #rootTables: number;
   #entries = 0;
+  /** The tables are gone: nothing is mapped any more. */
+  #dead = false;
   #tablePages: number;
 
   /** Allocates the root (XenError ENOMEM); `clear` has to run before anything walks it. */
@@ -167,7 +169,13 @@ export class P2m {
 
   /** Unmaps everything and frees the tables, root included. The CPU port and every stream are off these tables. */
   *teardown(): Op<void> {
-    yield* this.#change((plan) => plan.set(this.#root, 0, 2 ** this.ipaBits / XEN_PAGE_SIZE, undefined, P2M.invalid));
+    yield* withLock(this.lock, () => this.#teardownLocked());
+  }
+
+  *#teardownLocked(): Op<void> {
+    const everything = 2 ** this.ipaBits / XEN_PAGE_SIZE;
+    yield* this.#changeLocked((plan) => plan.set(this.#root, 0, everything, undefined, P2M.invalid));
+    this.#dead = true;
     const bytes = this.#rootTables * XEN_PAGE_SIZE;
     yield* this.#parts.el2.batch([physFill(this.rootPa, bytes, 0), tlbiVmalls12e1is(this.vmid)]);
     this.#countFlush();
@@ -181,6 +189,7 @@ export class P2m {
   }
 
   *#changeLocked(edit: (plan: Plan) => void): Op<void> {
+    check(!this.#dead, 'EINVAL', 'the domain is gone');
     const { el2, frames } = this.#parts;
     const plan = new Plan(() => {
       const pa = addressOf(frames.allocPages(0));

@@ -17,7 +17,7 @@ export interface PciGuest extends PciOwner {
   readonly vgic: VGic | undefined;
 }
 
-/** `device` belongs to `guest` and does so afterwards: the caller moves it. Throws XenError EIO, ETIMEDOUT; ItsError. */
+/** `device` belongs to `guest` and does so afterwards: the caller moves it. Throws XenError EIO, ETIMEDOUT. */
 export function* cutOff(device: PciDevice, guest: PciGuest, smmus: Smmus): Op<void> {
   if (device.stream !== undefined) yield* smmus.detach(device.stream, guest.p2m);
   const { guestSbdf } = device;

@@ -180,7 +180,7 @@ export class EventQueue {
       }
       this.#records.splice(0, this.#records.length - EVENTS_KEPT);
       // RD, its wrap bit, and OVACKFLG as OVFLG.
-      this.#cons = ((prod & ((2 << this.#log2size) - 1)) ) >>> 0;
+      this.#cons = ((prod & ((2 << this.#log2size) - 1)) | (prod & OVERFLOW)) >>> 0;
       yield* el2.write32(basePa + SMMU_EVENTQ_CONS.offset, this.#cons);
     }
   }

@@ -11,7 +11,6 @@
 import { decodeItsCommand, formatItsCommand, type ItsCommand } from '#shared/arch/gic/its-commands.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
-import { ItsError } from '#shared/kernel/its-driver.ts';
 import type { Counts } from '../counts.ts';
 import { XenError } from '../error.ts';
 import type { VLpis } from '../vgic/lpi.ts';
@@ -26,7 +25,7 @@ export interface LpiTarget {
   readonly vIntid: number;
 }
 
-/** What a virtual ITS asks of the machine's. Throws XenError or ItsError. */
+/** What a virtual ITS asks of the machine's. Throws XenError. */
 export interface HostItsPort {
   mapDevice(deviceId: number, eventCount: number): Op<void>;
   /** Undoes mapDevice and every mapEvent of the device. */
@@ -90,7 +89,7 @@ export class VItsCommands {
     try {
       yield* this.#dispatch(command);
     } catch (error) {
-      if (!(error instanceof CommandError || error instanceof XenError || error instanceof ItsError)) throw error;
+      if (!(error instanceof CommandError || error instanceof XenError)) throw error;
       this.#o.counts.add('itsCommands', 'vits.errors');
       this.#o.runtime.trace('vits.command_error', {
         domid: this.#o.domid,

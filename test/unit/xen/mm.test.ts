@@ -1,5 +1,6 @@
 import { assert, describe, test } from 'vitest';
 import { stage2Choice } from '#shared/arch/vmsa.ts';
+import { Prng } from '#shared/core/prng.ts';
 import { XenError } from '../../../services/xen/error.ts';
 import { addressOf, OWNER_FREE, OWNER_XEN } from '../../../services/xen/mm/frames.ts';
 import { P2M, P2m } from '../../../services/xen/mm/p2m.ts';
@@ -176,6 +177,35 @@ describe('p2m', () => {
     for (const mfn of held) hw.frames.freePages(mfn, 0);
     hw.run(p2m.map(GFN, 0x1000, 1, P2M.mmio_direct_dev));
     assert.equal(hw.translate(p2m, addressOf(GFN)), addressOf(0x1000));
+  });
+
+  test.each([1, 2, 3, 4])('any history of mapping and unmapping ends as a plain list of it does (seed %i)', (seed) => {
+    const { hw, p2m } = bench();
+    const prng = new Prng(seed);
+    const before = hw.frames.free;
+    const model = new Map<number, number>();
+    const span = 3 * MIB2;
+    for (let round = 0; round < 60; round++) {
+      const aligned = prng.chance(0.3);
+      const first = aligned ? MIB2 * prng.below(3) : prng.below(span);
+      const count = aligned ? MIB2 : 1 + prng.below(Math.min(700, span - first));
+      const mfn = aligned ? 0x10_0000 + MIB2 * prng.below(8) : 0x10_0000 + prng.below(5000);
+      if (prng.chance(0.4)) {
+        hw.run(p2m.unmap(GFN + first, count));
+        for (let i = 0; i < count; i++) model.delete(first + i);
+      } else {
+        hw.run(p2m.map(GFN + first, mfn, count, P2M.mmio_direct_dev));
+        for (let i = 0; i < count; i++) model.set(first + i, mfn + i);
+      }
+      assert.equal(p2m.entries, model.size);
+    }
+    for (let i = 0; i < span; i++) {
+      const pa = hw.translate(p2m, addressOf(GFN + i));
+      assert.equal(pa < 0 ? undefined : pa / 4096, model.get(i));
+      assert.equal(p2m.lookup(GFN + i)?.mfn, model.get(i));
+    }
+    hw.run(p2m.unmap(GFN, span));
+    assert.equal(hw.frames.free, before);
   });
 
   test('after teardown every frame is back and the walk finds nothing', () => {

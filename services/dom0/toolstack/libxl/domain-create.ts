@@ -13,6 +13,7 @@ import { XEN_DOMCTL_CDF, XEN_DOMCTL_CONFIG_GIC_V3 } from '#shared/abi/domctl.ts'
 import { HVM_PARAM } from '#shared/abi/hvm.ts';
 import { body } from '#shared/core/core.ts';
 import { call, type Op, Undo, withLock } from '#shared/core/op.ts';
+import { Prng } from '#shared/core/prng.ts';
 import { Guest, type Libxl, LibxlFailed, type Log, plain, RC, reasonOf, undoFailed } from './context.ts';
 import { devicetreeIpa, guestDevicetree, ramBanks } from './guest-devicetree.ts';
 import { pciAdd } from './pci-add.ts';
@@ -101,8 +102,9 @@ function* makeDomain(ctx: Libxl, log: Log, config: DomainConfig, undo: Undo): Op
       throw new LibxlFailed(RC.INVAL);
     }
     const iommu = config.passthrough === 'disabled' ? 0 : XEN_DOMCTL_CDF.iommu;
+    const handle = uuidBytes(config.uuid, ctx.kernel.runtime.now);
     const domid = yield* hypercalls.createdomain({
-      handle: uuidBytes(config.uuid),
+      handle,
       flags: XEN_DOMCTL_CDF.hvm | XEN_DOMCTL_CDF.hap | iommu,
       max_vcpus: config.vcpus,
       max_evtchn_port: config.maxEventChannels || DEFAULT_EVENT_CHANNELS,
@@ -111,7 +113,7 @@ function* makeDomain(ctx: Libxl, log: Log, config: DomainConfig, undo: Undo): Op
       gic_version: XEN_DOMCTL_CONFIG_GIC_V3,
     });
     undo.push('createdomain', () => hypercalls.destroydomain(domid));
-    const uuid = formatUuid(uuidBytes(config.uuid, domid));
+    const uuid = formatUuid(handle);
     const guest = new Guest(domid, config.name, uuid, config.onCrash || 'destroy');
     ctx.guests.set(domid, guest);
     const forget = (): void => {
@@ -238,16 +240,14 @@ export function* revokeCredential(ctx: Libxl, domid: number): Op<void> {
   if (reply.error !== '') ctx.kernel.runtime.trace('libxl.revoke_failed', { domid, error: reply.error });
 }
 
-/** The 16 bytes of a UUID; made from the domid when xl gave none, so that two domains differ. */
-function uuidBytes(uuid: string, domid = 0): Uint8Array {
+/** The 16 bytes of a UUID; one made from `seed` when there is none. */
+function uuidBytes(uuid: string, seed: number): Uint8Array {
   const hex = uuid.replaceAll('-', '');
-  const out = new Uint8Array(16);
-  if (!/^[0-9a-f]{32}$/i.test(hex)) {
-    out.set([0xc0, 0x17, domid >>> 8, domid & 0xff], 12);
-    return out;
-  }
-  for (let i = 0; i < 16; i++) out[i] = Number.parseInt(hex.slice(i * 2, i * 2 + 2), 16);
-  return out;
+  const given = /^[0-9a-f]{32}$/i.test(hex);
+  const random = new Prng(seed);
+  return Uint8Array.from({ length: 16 }, (_, i) =>
+    given ? Number.parseInt(hex.slice(i * 2, i * 2 + 2), 16) : random.next() & 0xff,
+  );
 }
 
 export function formatUuid(bytes: Uint8Array): string {
