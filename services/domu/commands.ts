@@ -7,7 +7,7 @@
 import type { PciFunctionDump } from '#gen/toolstack.ts';
 import { errnoName } from '#shared/abi/errno.ts';
 import { DOMID_SELF } from '#shared/abi/hypercall.ts';
-import { DMA_PROBE_CHECKSUM_START, dmaProbeChecksum, dmaProbeWord } from '#shared/arch/dma-probe.ts';
+import { DMA_PROBE_CHECKSUM_START, dmaProbeFill, dmaProbeMismatches, dmaProbeSum } from '#shared/arch/dma-probe.ts';
 import { PCI, PCI_CFG_SPACE_BYTES } from '#shared/arch/pci/header.ts';
 import { AssertionError } from '#shared/core/assert.ts';
 import { LIMITS } from '#shared/core/limits.ts';
@@ -118,20 +118,19 @@ function* dmaCheckRange(kernel: Kernel, probe: DmaProbe, ipa: number, bytes: num
   const chunk = Math.min(COPY_BYTES_MAX, bytes / 2);
   const cpuSeed = ~seed >>> 0;
   succeed('write', yield* probe.write(ipa, bytes, seed));
+  const fresh = new Int32Array(chunk / 4);
+  dmaProbeFill(fresh, cpuSeed, 0);
+  // What READ should sum up below: the CPU's words in the first chunk and, copied, in the last; the device's between.
+  let sum = dmaProbeSum(fresh, DMA_PROBE_CHECKSUM_START);
   let mismatches = 0;
-  let sum = DMA_PROBE_CHECKSUM_START;
   for (let at = 0; at < bytes; at += LIMITS.bulkAccessBytes) {
-    const words = wordsOf(yield* kernel.cpu.read(ipa + at, Math.min(LIMITS.bulkAccessBytes, bytes - at)));
-    for (let i = 0; i < words.length; i++) {
-      const byte = at + i * 4;
-      const expected = dmaProbeWord(seed, byte / 4);
-      if (words[i] !== expected) mismatches++;
-      // What READ should sum up below: the CPU's words in the first chunk and, copied, in the last.
-      const copied = byte < chunk ? byte : byte >= bytes - chunk ? byte - (bytes - chunk) : -1;
-      sum = dmaProbeChecksum(sum, copied < 0 ? expected : dmaProbeWord(cpuSeed, copied / 4));
-    }
+    const words = int32s(yield* kernel.cpu.read(ipa + at, Math.min(LIMITS.bulkAccessBytes, bytes - at)));
+    mismatches += dmaProbeMismatches(words, seed, at / 4);
+    const first = Math.max(0, (chunk - at) / 4);
+    const end = Math.min(words.length, (bytes - chunk - at) / 4);
+    if (first < end) sum = dmaProbeSum(words.subarray(first, end), sum);
   }
-  const fresh = new Uint32Array(chunk / 4).map((_, i) => dmaProbeWord(cpuSeed, i));
+  sum = dmaProbeSum(fresh, sum);
   yield* kernel.cpu.write(ipa, new Uint8Array(fresh.buffer));
   succeed('copy', yield* probe.copy(ipa, ipa + bytes - chunk, chunk));
   const { checksum } = succeed('read', yield* probe.read(ipa, bytes));
@@ -145,6 +144,12 @@ function* dmaCheckRange(kernel: Kernel, probe: DmaProbe, ipa: number, bytes: num
     checksum,
     checksumExpected: sum,
   };
+}
+
+/** The bytes as words, in place where they are aligned. */
+function int32s(bytes: Uint8Array): Int32Array {
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  return new Int32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >>> 2);
 }
 
 /** {bdf?, count, vectors?}: raises vectors in rounds until `count` interrupts were counted; a round that loses one is the last. */
@@ -260,10 +265,4 @@ function whole(args: Args, name: string, absent: number | undefined): number {
     throw new CommandError(`"${name}" is a whole number`);
   }
   return value;
-}
-
-/** Little-endian words over bytes; copied when they do not start at a multiple of 4. */
-function wordsOf(bytes: Uint8Array): Uint32Array {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-  return new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length >>> 2);
 }

@@ -64,3 +64,34 @@ export const DMA_PROBE_CHECKSUM_START = 0x811c9dc5;
 export function dmaProbeChecksum(sum: number, word: number): number {
   return Math.imul(sum ^ word, 0x01000193) >>> 0;
 }
+
+// The same in bulk, on int32 views: one addition, multiplication and exclusive or a word.
+
+/** Fills `words` with the stream of `seed` from word `first` on. */
+export function dmaProbeFill(words: Int32Array, seed: number, first: number): void {
+  const s = seed | 0;
+  let x = (seed + first) | 0;
+  for (let i = 0; i < words.length; i++) {
+    words[i] = Math.imul(x, 0x9e3779b1) ^ s;
+    x = (x + 1) | 0;
+  }
+}
+
+/** How many of `words` are not the stream of `seed` from word `first` on. */
+export function dmaProbeMismatches(words: Int32Array, seed: number, first: number): number {
+  const s = seed | 0;
+  let x = (seed + first) | 0;
+  let wrong = 0;
+  for (let i = 0; i < words.length; i++) {
+    if (words[i] !== (Math.imul(x, 0x9e3779b1) ^ s)) wrong++;
+    x = (x + 1) | 0;
+  }
+  return wrong;
+}
+
+/** The sum after all of `words`. */
+export function dmaProbeSum(words: Int32Array, sum: number): number {
+  let s = sum | 0;
+  for (let i = 0; i < words.length; i++) s = Math.imul(s ^ words[i]!, 0x01000193);
+  return s >>> 0;
+}

@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { writeHostKeys } from '../host/keys.ts';
+import { type SimOptions, sim } from '../sim/seeds.ts';
 import { xl } from '../xl/commands.ts';
 import { lspci } from './lspci.ts';
 import { run } from './run.ts';
@@ -68,6 +69,15 @@ for (const [name, action, description] of [
     .option('--port <n>', 'port of nats-server', portNumber)
     .action(doing((options: { board: string }) => action(options)));
 }
+
+program
+  .command('sim')
+  .description('play a scenario in the simulated world from many seeds')
+  .argument('<scenario>', 'a scenario file')
+  .option('--seeds <n>', 'how many', wholeNumber, 1000)
+  .option('--from <n>', 'the first', wholeNumber, 1)
+  .option('--json', 'print one JSON document')
+  .action(doing((scenario: string, options: SimOptions) => sim(scenario, options)));
 
 program
   .command('down')

@@ -16,7 +16,7 @@ import {
   PCI_HEADER_TYPE,
 } from '#shared/arch/pci/header.ts';
 import type { Op } from '#shared/core/op.ts';
-import { busOf, formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
+import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import type { Hypercalls } from '#shared/kernel/hypercalls.ts';
 import { type BarInfo, type ConfigAccess, findCapability, readBars, scanBus } from '#shared/kernel/pci-core.ts';
 import type { HostBridge } from './host-bridge.ts';
@@ -280,9 +280,4 @@ function alignUp(value: number, align: number): number {
 export function functionsUnder(functions: readonly PciFunction[], bridge: Sbdf): PciFunction[] {
   const direct = functions.filter((f) => f.parent === bridge);
   return direct.flatMap((f) => [f, ...functionsUnder(functions, f.sbdf)]);
-}
-
-/** Whether two functions stand on the same bus. */
-export function sameBus(a: Sbdf, b: Sbdf): boolean {
-  return a >>> 16 === b >>> 16 && busOf(a) === busOf(b);
 }

@@ -7,23 +7,24 @@
  * Not modelled: a frontend that closes and starts over; guests that reconnect after a restart of dom0.
  */
 
-import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { ERRNO } from '#shared/abi/errno.ts';
 import { XEN_PCI_MAGIC } from '#shared/abi/pciif.ts';
 import { XenbusState } from '#shared/abi/xenbus.ts';
-import { Lock, type Op, withLock } from '#shared/core/op.ts';
+import { type Op, sleep, withLock } from '#shared/core/op.ts';
 import { busOf, devfnOf, deviceOf, formatSbdf, functionOf, parseSbdf, type Sbdf, segmentOf } from '#shared/ids/sbdf.ts';
-import { mapGrant, unmapGrant } from '#shared/kernel/grants.ts';
 import { type Transitions, transition, XenbusDevice } from '#shared/kernel/xenbus.ts';
 import { Changes } from '#shared/kernel/xenstore-client.ts';
 import type { Kernel } from '../kernel/boot.ts';
 import { VirtualConfig } from './config-fields.ts';
 import { readBarNodes } from './nodes.ts';
 import type { Pool, Stub } from './pool.ts';
-import { serveOperation } from './requests.ts';
+import { SharedPage } from './shared-page.ts';
 import { chooseVdevfn } from './slots.ts';
 
 const BACKENDS = '/local/domain/0/backend/pci';
+/** What fails for no fault of the guest is tried again, so often and so much later. */
+const TRIES_MAX = 5;
+const RETRY_NS = 1000 * 1e6;
 
 type Action = 'probe' | 'setup' | 'export' | 'connect' | 'nothing' | 'reconfigure' | 'resume' | 'disconnect' | 'close';
 
@@ -123,17 +124,14 @@ class PciBackend {
   readonly #gone: () => void;
   readonly #device: XenbusDevice;
   readonly #exported = new Map<Sbdf, Exported>();
-  /** Held while the page is used, and while what it reaches changes (pciback's dev_lock). */
-  readonly #lock: Lock;
+  readonly #page: SharedPage;
   #opened = false;
   /** The nodes were gone at the last look. */
   #ended = false;
   #running = false;
   #dirty = false;
-  #page: { gfn: number; handle: number; port: number } | undefined;
-  #serving = false;
-  #eventPending = false;
-  readonly #counts = { operations: 0, spurious: 0 };
+  /** Looks in a row that failed for no fault of the guest. */
+  #failures = 0;
 
   constructor(kernel: Kernel, pool: Pool, domid: number, gone: () => void) {
     this.#kernel = kernel;
@@ -142,7 +140,7 @@ class PciBackend {
     this.#path = `${BACKENDS}/${domid}/0`;
     this.#gone = gone;
     this.#device = new XenbusDevice(kernel.store, this.#path, 'frontend');
-    this.#lock = new Lock(`pciback dev_lock d${domid}`);
+    this.#page = new SharedPage(kernel, domid, (vdevfn) => this.#find(vdevfn));
   }
 
   /** Something may have changed: look at the nodes again. */
@@ -159,9 +157,9 @@ class PciBackend {
         sbdf: formatSbdf(e.stub.fn.sbdf),
         vdev: formatSbdf(e.vdevfn),
       })),
-      connected: this.#page !== undefined,
+      connected: this.#page.connected,
       state: this.#device.state,
-      ...this.#counts,
+      ...this.#page.counts,
     };
   }
 
@@ -172,6 +170,7 @@ class PciBackend {
         this.#ended = false;
         try {
           yield* this.#step();
+          this.#failures = 0;
         } catch (error) {
           yield* this.#failed(error);
         }
@@ -185,6 +184,12 @@ class PciBackend {
   *#failed(error: unknown): Op<void> {
     const text = error instanceof Error ? error.message : String(error);
     this.#kernel.runtime.trace('pciback.failed', { domid: this.#domid, text });
+    if (!(error instanceof Fatal) && ++this.#failures < TRIES_MAX) {
+      // The store or Xen did not answer as they should: not a reason to end the device.
+      yield* sleep(RETRY_NS);
+      this.#dirty = true;
+      return;
+    }
     const errno = error instanceof Fatal ? error.errno : ERRNO.EIO;
     try {
       yield* this.#device.fatal(errno, text);
@@ -233,10 +238,10 @@ class PciBackend {
         yield* this.#reconfigure();
         return true;
       case 'disconnect':
-        yield* this.#disconnect();
+        yield* this.#page.disconnect();
         return true;
       case 'close':
-        yield* this.#disconnect();
+        yield* this.#page.disconnect();
         if ((yield* this.#kernel.store.readOrUndefined(`${this.#path}/online`)) === '1') return true;
         yield* this.#device.switchState(XenbusState.Closed);
         yield* this.#unregister();
@@ -340,100 +345,37 @@ class PciBackend {
     if (exported === undefined) return;
     const all = this.#exported;
     // biome-ignore lint/correctness/useYield: the lock's body is an operation, and this one has nothing to wait for
-    yield* withLock(this.#lock, function* () {
+    yield* withLock(this.#page.lock, function* () {
       all.delete(sbdf);
     });
     yield* this.#pool.put(exported.stub);
   }
 
   *#connect(): Op<void> {
-    if (this.#page !== undefined) return;
-    const { events, hypercalls, region } = this.#kernel;
     const ref = yield* this.#device.readOther('pci-op-ref');
-    const remotePort = yield* this.#device.readOther('event-channel');
+    const port = yield* this.#device.readOther('event-channel');
     const magic = yield* this.#device.readOther('magic');
-    if (!isDecimal(ref) || !isDecimal(remotePort))
+    if (!isDecimal(ref) || !isDecimal(port)) {
       throw new Fatal(ERRNO.EINVAL, 'Error reading configuration from frontend');
-    if (magic !== XEN_PCI_MAGIC) {
-      throw new Fatal(
-        ERRNO.EFAULT,
-        `version mismatch (${magic ?? ''}/${XEN_PCI_MAGIC}) with pcifront - halting xen-pciback`,
-      );
     }
-    const gfn = region.take();
+    if (magic !== XEN_PCI_MAGIC) {
+      const versions = `${magic ?? ''}/${XEN_PCI_MAGIC}`;
+      throw new Fatal(ERRNO.EFAULT, `version mismatch (${versions}) with pcifront - halting xen-pciback`);
+    }
     try {
-      const handle = yield* mapGrant(hypercalls, this.#domid, Number(ref), gfn * XEN_PAGE_SIZE);
-      try {
-        const port = yield* events.bindInterdomain(this.#domid, Number(remotePort));
-        this.#page = { gfn, handle, port };
-        events.bind(port, () => this.#onEvent());
-      } catch (error) {
-        yield* unmapGrant(hypercalls, gfn * XEN_PAGE_SIZE, handle);
-        throw error;
-      }
+      yield* this.#page.connect(Number(ref), Number(port));
     } catch (error) {
-      region.give(gfn);
       throw new Fatal(ERRNO.EINVAL, `Error connecting to the frontend: ${(error as Error).message}`);
     }
-  }
-
-  *#disconnect(): Op<void> {
-    const page = this.#page;
-    if (page === undefined) return;
-    const { events, hypercalls, region } = this.#kernel;
-    const self = this;
-    yield* withLock(this.#lock, function* () {
-      self.#page = undefined;
-      yield* self.#quietly(events.close(page.port));
-      yield* self.#quietly(unmapGrant(hypercalls, page.gfn * XEN_PAGE_SIZE, page.handle));
-      region.give(page.gfn);
-    });
   }
 
   /** The nodes are gone: everything goes back to where it was. */
   *#unregister(): Op<void> {
     for (const sbdf of [...this.#exported.keys()]) yield* this.#unexport(sbdf);
-    yield* this.#disconnect();
-    if (this.#opened) yield* this.#quietly(this.#device.close());
+    yield* this.#page.disconnect();
+    if (this.#opened) yield* this.#device.close();
     this.#opened = false;
     this.#ended = true;
-  }
-
-  *#quietly(op: Op<void>): Op<void> {
-    try {
-      yield* op;
-    } catch (error) {
-      this.#kernel.runtime.trace('pciback.cleanup', { domid: this.#domid, error: String(error) });
-    }
-  }
-
-  /** The guest's event: one handler at a time, and no event lost. */
-  #onEvent(): void {
-    this.#eventPending = true;
-    if (this.#serving) return;
-    this.#serving = true;
-    this.#kernel.runtime.spawn(`pciback op d${this.#domid}`, this.#serve());
-  }
-
-  *#serve(): Op<void> {
-    const self = this;
-    try {
-      while (this.#eventPending) {
-        this.#eventPending = false;
-        yield* withLock(this.#lock, function* () {
-          if (self.#page === undefined) return;
-          const { gfn, port } = self.#page;
-          if (yield* serveOperation(self.#kernel.cpu, gfn * XEN_PAGE_SIZE, (devfn) => self.#find(devfn))) {
-            self.#counts.operations++;
-            yield* self.#kernel.events.notify(port);
-          } else self.#counts.spurious++;
-        });
-      }
-    } catch (error) {
-      this.#kernel.runtime.trace('pciback.op', { domid: this.#domid, error: String(error) });
-    } finally {
-      this.#serving = false;
-    }
   }
 
   #find(vdevfn: number): VirtualConfig | undefined {

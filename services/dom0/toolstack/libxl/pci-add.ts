@@ -50,6 +50,7 @@ import {
   pciInfoPath,
   recordNodes,
   recordPath,
+  removeWithParents,
   writeNodes,
 } from './xenstore-layout.ts';
 
@@ -165,7 +166,7 @@ function* addOne(ctx: Libxl, log: Log, guest: Guest, spec: PciSpec, s: Sbdf, wan
 
     const device: Attached = { sbdf: s, vdevfn, bars };
     yield* writeNodes(store, recordNodes(domid, device));
-    undo.push('record', () => store.rm(recordPath(domid, s)));
+    undo.push('record', () => removeWithParents(store, recordPath(domid, s)));
     guest.devices.set(s, device);
     undo.push(
       'device',

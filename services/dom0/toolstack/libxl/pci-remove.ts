@@ -20,7 +20,7 @@ import {
   waitForEnds,
   withdraw,
 } from './pci-steps.ts';
-import { backendPath, findPciEntry, pciInfoPath, recordPath } from './xenstore-layout.ts';
+import { backendPath, findPciEntry, pciInfoPath, recordPath, removeWithParents } from './xenstore-layout.ts';
 
 /** Detaches what `spec` names. Logs and throws LibxlFailed when it cannot. */
 export function* pciRemove(ctx: Libxl, log: Log, guest: Guest, spec: PciSpec, force: boolean): Op<void> {
@@ -96,7 +96,7 @@ export function* pciRemoveOne(ctx: Libxl, log: Log, guest: Guest, s: Sbdf, force
     guest.holes.give(device.bars.map((b) => framesOf(b).gfn * 4096));
     guest.devices.delete(s);
   }
-  yield* attempt(log, `Domain ${domid}:record of ${formatSbdf(s)}`, store.rm(recordPath(domid, s)));
+  yield* attempt(log, `Domain ${domid}:record of ${formatSbdf(s)}`, removeWithParents(store, recordPath(domid, s)));
   yield* attempt(log, `Domain ${domid}:claim of ${formatSbdf(s)}`, store.rm(`${pciInfoPath(s)}/domid`));
 }
 

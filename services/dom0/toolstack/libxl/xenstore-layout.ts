@@ -147,16 +147,21 @@ export function* removeDomainNodes(view: XenstoreView, domid: number, uuid: stri
   yield* removeIfThere(view, `/libxl/${domid}`);
   yield* removeWithParents(view, `/local/domain/0/backend/pci/${domid}`);
   yield* removeWithParents(view, `/local/domain/0/backend/console/${domid}`);
+  // What pciback had to say about it.
+  yield* removeWithParents(view, `/local/domain/0/error/backend/pci/${domid}`);
 }
 
 function* removeIfThere(view: XenstoreView, path: string): Op<void> {
   if ((yield* view.readOrUndefined(path)) !== undefined) yield* view.rm(path);
 }
 
-/** libxl__xs_path_cleanup: removes a path, and the parents that this leaves empty, up to the domain's own directory. */
+/** Directories that go when they are empty: of a domain's devices and backends, and of their records. */
+const CLEANED = /^(\/local\/domain\/\d+|\/libxl\/\d+\/device)\/./;
+
+/** libxl__xs_path_cleanup: removes a path, and the parents that this leaves empty, below the domain's own directory. */
 export function* removeWithParents(view: XenstoreView, path: string): Op<void> {
   yield* removeIfThere(view, path);
-  for (let at = parentOf(path); /^\/local\/domain\/\d+\/./.test(at); at = parentOf(at)) {
+  for (let at = parentOf(path); CLEANED.test(at); at = parentOf(at)) {
     if ((yield* view.readOrUndefined(at)) === undefined) continue;
     if ((yield* view.directory(at)).length > 0) return;
     yield* view.rm(at);

@@ -10,8 +10,8 @@ import {
   DMA_PROBE_MAGIC,
   DMA_PROBE_OP,
   DMA_PROBE_STATUS,
-  dmaProbeChecksum,
-  dmaProbeWord,
+  dmaProbeFill,
+  dmaProbeSum,
 } from '#shared/arch/dma-probe.ts';
 import type { Scheduler } from '../../bus/transaction.ts';
 import type { DeviceHost, DeviceModel } from './function.ts';
@@ -51,7 +51,7 @@ export class DmaProbe implements DeviceModel {
   #status = 0;
   /** The command under way. A burst that finds another one, or none, was overtaken by a reset. */
   #command: Command | undefined;
-  #buffer: Uint32Array | undefined;
+  #buffer: Int32Array | undefined;
 
   /** `bar`: the BAR whose first page holds the registers. */
   constructor(bar: number, host: DeviceHost, scheduler: Scheduler) {
@@ -157,29 +157,24 @@ export class DmaProbe implements DeviceModel {
 
   /** Moves one burst. Returns the bus address where it was aborted, or -1. */
   #transfer(command: Command, bytes: number): number {
-    this.#buffer ??= new Uint32Array(BURST_BYTES / 4);
+    this.#buffer ??= new Int32Array(BURST_BYTES / 4);
     const words = this.#buffer.subarray(0, bytes / 4);
     const data = new Uint8Array(words.buffer, 0, bytes);
     const { dma } = this.#host;
     if (command.op === DMA_PROBE_OP.WRITE) {
-      const first = command.done / 4;
-      for (let i = 0; i < words.length; i++) words[i] = dmaProbeWord(command.seed, first + i);
+      dmaProbeFill(words, command.seed, command.done / 4);
     } else {
       const from = command.source + command.done;
       const got = dma.read(from, data);
-      if (command.op === DMA_PROBE_OP.READ) this.#sum(words.subarray(0, got >>> 2));
+      if (command.op === DMA_PROBE_OP.READ) {
+        this.#set(DMA_PROBE.CHECKSUM, dmaProbeSum(words.subarray(0, got >>> 2), this.#get(DMA_PROBE.CHECKSUM)));
+      }
       if (got < bytes) return from + got;
       if (command.op === DMA_PROBE_OP.READ) return -1;
     }
     const to = command.target + command.done;
     const put = dma.write(to, data);
     return put < bytes ? to + put : -1;
-  }
-
-  #sum(words: Uint32Array): void {
-    let sum = this.#get(DMA_PROBE.CHECKSUM);
-    for (const word of words) sum = dmaProbeChecksum(sum, word);
-    this.#set(DMA_PROBE.CHECKSUM, sum);
   }
 
   #finish(command: Command, status: number): void {
