@@ -8,6 +8,9 @@ import type { ServeContext } from '#shared/bus/serve.ts';
 import { fileSetting } from '#shared/config.ts';
 import { body } from '#shared/core/core.ts';
 
+/** A connection that is back within this was a hiccup of the network, not the end of the domain. */
+const RECONNECT_GRACE_MS = 1000;
+
 interface AccountEvent {
   readonly client?: { readonly jwt?: string; readonly id?: number };
 }
@@ -23,6 +26,7 @@ export async function watchDomains(context: ServeContext): Promise<void> {
   });
   /** The connection that is a domain's, by the server's number for it: a second one of the same domain does not count. */
   const connectionOf = new Map<number, number>();
+  const ending = new Map<number, NodeJS.Timeout>();
   let id = 0;
   const tell = (domid: number, connected: boolean): void =>
     deliver('broker', {
@@ -39,11 +43,19 @@ export async function watchDomains(context: ServeContext): Promise<void> {
     if (connected) {
       if (connectionOf.has(domid)) return;
       connectionOf.set(domid, client.id);
-    } else {
-      if (connectionOf.get(domid) !== client.id) return;
-      connectionOf.delete(domid);
+      const end = ending.get(domid);
+      if (end === undefined) tell(domid, true);
+      clearTimeout(end);
+      ending.delete(domid);
+      return;
     }
-    tell(domid, connected);
+    if (connectionOf.get(domid) !== client.id) return;
+    connectionOf.delete(domid);
+    const end = (): void => {
+      ending.delete(domid);
+      tell(domid, false);
+    };
+    ending.set(domid, setTimeout(end, RECONNECT_GRACE_MS));
   };
   bus.subscribe(CONNECT_EVENTS, (message) => onEvent(message.data, true));
   bus.subscribe(DISCONNECT_EVENTS, (message) => onEvent(message.data, false));

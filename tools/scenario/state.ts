@@ -11,17 +11,17 @@ type Tree = Record<string, unknown>;
 export function* collectCounts(ask: Ask): Op<Tree> {
   const xen = (yield* ask('xen', '')) as Tree;
   const hardware = (yield* ask('hardware', '')) as Tree;
-  const store = (yield* ask('xenstored', 'counts')) as Tree;
+  const store = (yield* ask('xenstored', '')) as Tree;
   const dom0 = (yield* ask('d0', '')) as Tree;
   const messages: Record<string, number> = {};
-  for (const tree of [xen, hardware, dom0]) {
+  for (const tree of [xen, hardware, store, dom0]) {
     const sent = (tree['runtime'] as { sent?: Record<string, number> } | undefined)?.sent ?? {};
     for (const [kind, n] of Object.entries(sent)) messages[kind] = (messages[kind] ?? 0) + n;
   }
   return {
     xen: xen['counts'],
     hardware: hardware['counts'],
-    xenstored: store,
+    xenstored: store['counts'],
     dom0: dom0['counts'],
     messages,
   };

@@ -149,12 +149,36 @@ describe('pci-attach', () => {
 
   test('leaves no trace when the guest does not answer', () => {
     const h = hostWithGuest();
+    // The doorbell page comes into stage 2 with the first function and stays.
+    h.attach(1, NVME);
+    h.detach(1, NVME);
+    h.runFor(1e9);
     const before = state(h);
     h.deaf.add('d1');
     const reply = h.attach(1, NIC);
     assert.equal(texts(reply)[0], `Backend ${BACK} not ready`);
     assert.equal(reply.rc, -3);
     assert.deepEqual(state(h), before);
+  });
+});
+
+describe('a frontend that breaks the protocol', () => {
+  test('with a wrong magic is told so and gets nothing, and the attach is undone', () => {
+    const h = hostWithGuest();
+    h.intercept = (from, to, message) => {
+      if (from !== 'd1' || to !== 'xenstored' || message.$case !== 'xenstoreRequest') return undefined;
+      const { packet } = message.value;
+      const isMagic = new TextDecoder().decode(packet.subarray(16)) === 'device/pci/0/magic\u00007';
+      if (isMagic) packet[packet.length - 1] = 0x38;
+      return undefined;
+    };
+    const reply = h.attach(1, NIC);
+    assert.equal(reply.rc, -3);
+    const error = h.nodes('/local/domain/0/error')[`/local/domain/0/error/backend/pci/1/0/error`];
+    assert.match(error!, /^14 version mismatch \(8\/7\)/);
+    assert.include(h.assignable(), NIC);
+    assert.equal(h.destroy(1).rc, 0);
+    assert.deepEqual(h.nodes('/local/domain/0/error'), {});
   });
 });
 
@@ -179,7 +203,8 @@ describe('pci-detach', () => {
 
   test('gives back all that the attach took, and the function can go to another guest', () => {
     const h = hostWithGuest();
-    const before = state(h) as { nodes: unknown };
+    h.attach(1, NVME);
+    const before = state(h);
     h.attach(1, NIC);
     assert.equal(h.detach(1, NIC).rc, 0);
     h.runFor(1e9);
@@ -187,6 +212,16 @@ describe('pci-detach', () => {
     assert.equal(h.create('guest2').rc, 0);
     h.runFor(1e9);
     assert.equal(h.attach(2, NIC).rc, 0);
+  });
+
+  test('the same function comes and goes any number of times', () => {
+    const h = hostWithGuest();
+    for (let round = 0; round < 4; round++) {
+      assert.equal(h.attach(1, NIC).rc, 0, `attach ${round}`);
+      assert.lengthOf(h.inspect('d1').devices, 1);
+      assert.equal(h.detach(1, NIC).rc, 0, `detach ${round}`);
+      assert.lengthOf(h.inspect('d1').devices, 0);
+    }
   });
 
   test('moves the entries behind it down by one, with everything of theirs', () => {
