@@ -155,7 +155,7 @@ function getdomaininfo(domain: Domain, caller: Domain, arg: Uint8Array): number 
   if (domain.pauseCount > 0) flags |= XEN_DOMINF.paused;
   // There is one physical CPU's worth of hypervisor: whoever asks is the one that runs.
   else if (domain === caller) flags |= XEN_DOMINF.running;
-  else flags |= XEN_DOMINF.blocked;
+  else if (domain.shutdownCode === undefined) flags |= XEN_DOMINF.blocked;
   const info = {
     domain: domain.domid,
     flags,
