@@ -1,22 +1,21 @@
+// Names the optional packages that package-lock.json asks for and does not hold: `npm ci` would refuse it.
 import { readFileSync } from 'node:fs';
 
-const l = JSON.parse(readFileSync(process.argv[2] ?? 'package-lock.json', 'utf8')).packages;
-const miss = {};
-for (const [k, v] of Object.entries(l))
-  for (const d of Object.keys(v.optionalDependencies ?? {})) {
-    let base = k,
-      ok = false;
-    for (;;) {
-      if (l[(base ? base + '/' : '') + 'node_modules/' + d]) {
-        ok = true;
-        break;
-      }
-      if (!base) break;
-      const i = base.lastIndexOf('node_modules/');
-      base = i <= 0 ? '' : base.slice(0, i - 1);
-    }
-    if (!ok) (miss[`${k.replace(/^.*node_modules\//, '')}@${v.version}`] ??= []).push(d);
+const { packages } = JSON.parse(readFileSync(process.argv[2] ?? 'package-lock.json', 'utf8'));
+
+/** Whether the lock holds `name` where a package at `from` would find it. */
+function isHeld(from, name) {
+  for (let base = from; ; base = base.slice(0, Math.max(0, base.lastIndexOf('node_modules/') - 1))) {
+    if (packages[`${base === '' ? '' : `${base}/`}node_modules/${name}`] !== undefined) return true;
+    if (base === '') return false;
   }
-for (const [k, d] of Object.entries(miss))
-  console.log(k, 'lacks', d.length, d.map((x) => x.split('/').pop()).join(' '));
-process.exitCode = Object.keys(miss).length ? 1 : 0;
+}
+
+let missing = 0;
+for (const [path, { version, optionalDependencies }] of Object.entries(packages)) {
+  const lacks = Object.keys(optionalDependencies ?? {}).filter((name) => !isHeld(path, name));
+  if (lacks.length === 0) continue;
+  missing++;
+  console.log(`${path.replace(/^.*node_modules\//, '')}@${version} lacks ${lacks.join(', ')}`);
+}
+process.exitCode = missing === 0 ? 0 : 1;

@@ -113,6 +113,7 @@ export class XenstoredService implements Service, Daemon {
       ignored: connection.ignored,
     }));
     return {
+      ready: true,
       tree,
       special,
       connections,

@@ -103,6 +103,11 @@ interface Inbox {
 export interface RuntimeOptions {
   /** The first request id is above this; a restarted service gets a higher one than any before. */
   readonly idBase: number;
+  /**
+   * Others speak under the same name (operators): then what this one waits for says nothing of theirs, and receivers
+   * keep answers only up to their limit.
+   */
+  readonly sharedName?: boolean;
 }
 
 export class Runtime implements Core {
@@ -110,6 +115,7 @@ export class Runtime implements Core {
   #now: Nanos = 0;
   #effects: Effect[] = [];
   #wakeAt: Nanos = Infinity;
+  readonly #sharedName: boolean;
   #nextId: number;
   readonly #pending = new Map<number, Pending>();
   readonly #pendingByPeer = new Map<Peer, Set<number>>();
@@ -123,6 +129,7 @@ export class Runtime implements Core {
 
   constructor(options: RuntimeOptions) {
     this.#nextId = options.idBase + 1;
+    this.#sharedName = options.sharedName === true;
   }
 
   /** The service on top; once, before `start`. */
@@ -315,6 +322,7 @@ export class Runtime implements Core {
   }
 
   #oldestPending(to: Peer): number {
+    if (this.#sharedName) return 0;
     // Ids only grow and a Set keeps the order of insertion, so the first is the oldest.
     const first = this.#pendingByPeer.get(to)?.values().next();
     return first === undefined || first.done ? this.#nextId : first.value;

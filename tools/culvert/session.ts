@@ -1,8 +1,7 @@
 /** The operator on a running host: one question and its answer, or a whole scenario. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { BusUnavailable } from '#shared/bus/nats.ts';
-import { idBaseNow, type LocalPeer, Shell } from '#shared/bus/shell.ts';
+import { type LocalPeer, Shell } from '#shared/bus/shell.ts';
 import { body } from '#shared/core/core.ts';
 import type { Op } from '#shared/core/op.ts';
 import { Runtime } from '#shared/core/runtime.ts';
@@ -59,7 +58,7 @@ const CONNECT_WAIT_MS = 3000;
 
 /** Connects as the operator, runs `op`, and gives its result. */
 export async function asOperator<T>(target: Target, op: (runtime: Runtime) => Op<T>): Promise<T> {
-  const runtime = new Runtime({ idBase: operatorIds() });
+  const runtime = new Runtime({ idBase: operatorIds(), sharedName: true });
   return await new Promise<T>((resolve, reject) => {
     let shell: Shell | undefined;
     const end = (settle: () => void): void => {
@@ -90,7 +89,7 @@ export async function playOn(
   liveCredentials: () => Promise<number[]>,
   broken: Promise<never>,
 ): Promise<ScenarioResult> {
-  const runtime = new Runtime({ idBase: operatorIds() });
+  const runtime = new Runtime({ idBase: operatorIds(), sharedName: true });
   const operator = new Operator(runtime, scenario, surroundings);
   const broker: LocalPeer = async () =>
     body('inspectReply', { json: JSON.stringify(await liveCredentials()), error: '' });
@@ -109,9 +108,7 @@ export async function playOn(
   return await finished;
 }
 
-/** Operators share one inbox, so each session takes ids of its own from a random place. */
+/** Operators share one name and one inbox, so each session takes ids of its own from a random place. */
 function operatorIds(): number {
-  return idBaseNow() - Math.floor(Math.random() * 2 ** 40) * 2 ** 8;
+  return Math.floor(Math.random() * 2 ** 32) * 2 ** 20;
 }
-
-export { BusUnavailable };

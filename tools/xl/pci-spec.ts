@@ -1,6 +1,5 @@
 /** BDFs and PCI_SPEC_STRINGs as xl takes them (xl-pci-configuration(5); libxlu_pci.c). */
 import type { PciSpec } from '#gen/toolstack.ts';
-import { sbdf } from '#shared/ids/sbdf.ts';
 
 export const EMPTY_SPEC: PciSpec = {
   segment: 0,
@@ -118,9 +117,4 @@ export function parsePciSpec(text: string, defaults: Partial<PciSpec> = {}): Pci
   }
   if (hasBdf === (spec.name !== '')) malformed();
   return spec;
-}
-
-/** The address of a specification that names one function. */
-export function sbdfOfSpec(spec: PciSpec): number {
-  return sbdf(spec.segment, spec.bus, spec.device, Math.max(0, Math.log2(spec.functionMask & -spec.functionMask)));
 }

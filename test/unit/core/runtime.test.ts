@@ -103,6 +103,25 @@ describe('requests that arrive', () => {
     assert.deepEqual(late, []);
   });
 
+  test('two senders under one name do not make each other late', () => {
+    let done = 0;
+    const runtime = runtimeWith(() => tell(String(++done)));
+    runtime.start(0);
+    const operators = [9000, 50].map((idBase) => {
+      const operator = new Runtime({ idBase, sharedName: true });
+      operator.attach({
+        onRequest: () => undefined,
+        inspect: () => ({}),
+        *boot() {
+          yield* call('xen', ask(''), 'inspectReply');
+        },
+      });
+      return sends(operator.start(0))[0]!.envelope;
+    });
+    for (const request of operators) runtime.receive(1, 'operator', request);
+    assert.equal(done, 2);
+  });
+
   test('Refused becomes a definite refusal with its text', () => {
     const runtime = runtimeWith(() => {
       throw new Refused('not yours');
