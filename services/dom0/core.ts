@@ -48,7 +48,7 @@ export class Dom0Service implements Service {
         return body('xenstoreWatchEventReply', {});
       case 'inspectRequest':
         only(from, 'operator', request);
-        return body('inspectReply', inspectReply(this.inspect(), request.value.path));
+        return body('inspectReply', inspectReply(this.#runtime.inspect(), request.value.path));
       default:
         only(from, 'operator', request);
         return this.#forOperator(request);

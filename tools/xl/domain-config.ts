@@ -68,7 +68,6 @@ export function parseDomainConfig(file: string, text: string, overrides: readonl
       return end(`unable to parse PCI_SPEC_STRING \`${spec}' for passthrough`, 1);
     }
   }
-  const passthrough = single('passthrough') ?? (pci.length > 0 ? 'share_pt' : 'disabled');
   const config: DomainConfig = {
     name,
     uuid: single('uuid') ?? '',
@@ -78,7 +77,7 @@ export function parseDomainConfig(file: string, text: string, overrides: readonl
     kernel: single('kernel') ?? '',
     cmdline: single('extra') ?? single('cmdline') ?? '',
     onCrash: single('on_crash') ?? 'destroy',
-    passthrough,
+    passthrough: single('passthrough') ?? '',
     maxEventChannels: number('max_event_channels') ?? 1023,
     maxGrantFrames: number('max_grant_frames') ?? 64,
   };

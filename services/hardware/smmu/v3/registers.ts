@@ -11,7 +11,7 @@ import { RegBank } from '#shared/regs/bank.ts';
 import { asWord, type Field, get, put, type Register, wordWith } from '#shared/regs/field.ts';
 import type { MmioTarget } from '../../bus/transaction.ts';
 
-/** What the part is: see docs/reference/hardware.md. */
+/** What the part is: see docs/reference/not-modelled.md. */
 export const SIDSIZE = 16;
 export const CMDQS = 8;
 export const EVENTQS = 7;
