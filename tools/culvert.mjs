@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { environment, finish, missingPackages, node24, PrepareError, ROOT, run } from './prepare.mjs';
 
 await finish(() => {
-  const missing = missingPackages();
+  const missing = missingPackages(false);
   if (missing.length > 0)
     throw new PrepareError(`dependencies are not installed (${missing[0]} ...); run: npm ci --prefix ${ROOT}`);
   const main = join(ROOT, 'tools', 'culvert', 'main.ts');

@@ -21,12 +21,16 @@ export class PrepareError extends Error {
   name = 'PrepareError';
 }
 
-/** Names of packages that the lock file asks for and that are not there in that version; optional ones do not count. */
-export function missingPackages() {
+/**
+ * Names of packages that the lock file asks for and that are not there in that version. Optional ones do not count, nor
+ * do those that only development needs unless `development` is true.
+ */
+export function missingPackages(development) {
   const wanted = readLock(join(ROOT, 'package-lock.json'));
   const installed = readLock(join(MODULES, '.package-lock.json'));
   return Object.entries(wanted)
-    .filter(([path, entry]) => path !== '' && !entry.optional && installed[path]?.version !== entry.version)
+    .filter(([path, entry]) => path !== '' && !entry.optional && !entry.devOptional && (development || !entry.dev))
+    .filter(([path, entry]) => installed[path]?.version !== entry.version)
     .map(([path]) => path.replace(/^.*node_modules\//, ''));
 }
 
@@ -53,7 +57,7 @@ export function node24() {
 
 /** Runs `npm ci` where something is missing, and says so. Resolves to true when it had to. */
 export async function installDependencies() {
-  const missing = missingPackages();
+  const missing = missingPackages(true);
   if (missing.length === 0) return false;
   say(`installing dependencies with npm ci (${missing.length} packages) ...`);
   const began = performance.now();

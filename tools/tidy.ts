@@ -25,7 +25,11 @@ interface Source {
 }
 
 /** Where wall time, sockets, files and promises are at home. */
-const PROCESS_SIDE = [/^shared\/bus\/(?!(?:codec|subjects)\.ts$)/, /^shared\/config\.ts$/, /^shared\/board\/board-file\.ts$/];
+const PROCESS_SIDE = [
+  /^shared\/bus\/(?!(?:codec|subjects)\.ts$)/,
+  /^shared\/config\.ts$/,
+  /^shared\/board\/board-file\.ts$/,
+];
 /** Tables of the books: they import each other and what describes a layout. */
 const TABLES = /^shared\/(arch|abi)\//;
 const TABLES_MAY_IMPORT = /^shared\/(arch|abi|regs|ids)\/|^shared\/core\/assert\.ts$/;

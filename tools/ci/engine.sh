@@ -6,6 +6,7 @@
 #             ends the engine that `start` started, its containers, networks and volumes; another's is left alone
 # Its data, socket, log and compose plugin are in CULVERT_ENGINE_DIR (/var/tmp/culvert-engine); images stay there.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin # where dockerd is, whoever asks
 tools=$(dirname "$(realpath "$0")")
 home=${CULVERT_ENGINE_DIR:-/var/tmp/culvert-engine}
 address=unix://$home/docker.sock

@@ -1,8 +1,8 @@
 /** `culvert run SCENARIO`: on processes made for it, in the simulated world, or on a host that runs already. */
-import { readBoard } from '#shared/board/board-file.ts';
-import { Host } from '../host/supervisor.ts';
+import { Host, HostError } from '../host/supervisor.ts';
 import type { ScenarioResult } from '../scenario/runner.ts';
 import { readScenario, type Scenario } from '../scenario/schema.ts';
+import { checkedBoard } from '../sim/checked-board.ts';
 import { playSimulated } from '../sim/play.ts';
 import { externalBroker } from './external.ts';
 import { findTarget, playOn } from './session.ts';
@@ -32,7 +32,7 @@ export async function run(file: string, options: RunOptions): Promise<number> {
 
 function runSimulated(scenario: Scenario, options: RunOptions, report: (line: string) => void): number {
   const seed = options.seed ?? 1;
-  const board = readBoard(scenario.boardFile);
+  const board = checkedBoard(scenario.boardFile);
   report(`seed ${seed}`);
   const result = playSimulated(scenario, board, { seed }, report);
   printSummary(result, { seed, traceHash: result.traceHash }, options.json === true);
@@ -44,7 +44,7 @@ async function runHere(
   options: RunOptions,
   report: (line: string) => void,
 ): Promise<ScenarioResult> {
-  readBoard(scenario.boardFile); // a mistake in it is told here, in one line, before anything starts
+  checkedBoard(scenario.boardFile); // a mistake in it is told here, in one line, before anything starts
   let fail: (error: Error) => void = () => undefined;
   const broken = new Promise<never>((_, reject) => {
     fail = reject;
@@ -54,12 +54,12 @@ async function runHere(
   const host = await Host.start({
     boardFile: scenario.boardFile,
     report,
-    onServiceEnd: (name, detail) => fail(new Error(`${name} ${detail}`)),
+    onServiceEnd: (name, detail) => fail(new HostError(`${name} ${detail}`)),
     ...(options.port === undefined ? {} : { port: options.port }),
     ...(options.keepLogs === undefined ? {} : { dir: options.keepLogs }),
     ...(external === undefined ? {} : { external }),
   });
-  const interrupt = (): void => fail(new Error('interrupted'));
+  const interrupt = (): void => fail(new HostError('interrupted'));
   process.once('SIGINT', interrupt);
   process.once('SIGTERM', interrupt);
   try {

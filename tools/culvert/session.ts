@@ -93,19 +93,23 @@ export async function playOn(
   const operator = new Operator(runtime, scenario, surroundings);
   const broker: LocalPeer = async () =>
     body('inspectReply', { json: JSON.stringify(await liveCredentials()), error: '' });
+  let shell: Shell | undefined;
   const finished = new Promise<ScenarioResult>((resolve, reject) => {
     operator.onDone(resolve);
     broken.catch(reject);
-    const shell = new Shell('operator', runtime, {
+    shell = new Shell('operator', runtime, {
       ...target,
       waitMs: CONNECT_WAIT_MS,
       locals: { broker },
       onFatal: reject,
     });
-    operator.onDone(() => void shell.stop());
     shell.start().catch(reject);
   });
-  return await finished;
+  try {
+    return await finished;
+  } finally {
+    await shell?.stop();
+  }
 }
 
 /** Operators share one name and one inbox, so each session takes ids of its own from a random place. */

@@ -3,10 +3,10 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { readBoard } from '#shared/board/board-file.ts';
 import { body } from '#shared/core/core.ts';
 import { call, sleep } from '#shared/core/op.ts';
 import { Host } from '../host/supervisor.ts';
+import { checkedBoard } from '../sim/checked-board.ts';
 import { externalBroker } from './external.ts';
 import { asOperator, findTarget, type HostState, readHostState, STATE_DIR, UsageError } from './session.ts';
 
@@ -37,7 +37,7 @@ export async function up(options: UpOptions): Promise<number> {
       `a host runs here already (${running.url}, pid ${running.pid}): take it down with "culvert down"`,
     );
   }
-  readBoard(options.board);
+  checkedBoard(options.board);
   externalBroker();
   rmSync(STATE_DIR, { recursive: true, force: true });
   mkdirSync(STATE_DIR, { recursive: true, mode: 0o700 });

@@ -280,7 +280,8 @@ export async function startNatsServer(options: NatsServerOptions): Promise<NatsS
   await mkdir(ports, { recursive: true });
   const conf = join(dir, 'nats-server.conf');
   const log = join(dir, 'nats-server.log');
-  const resolver = /^\s*resolver\s*[:={]/m.test(confText)
+  const needsResolver = /^\s*operator\s*[:=]/m.test(confText) && !/^\s*resolver\s*[:={]/m.test(confText);
+  const resolver = !needsResolver
     ? ''
     : `resolver: { type: full, dir: ${quoted(accounts)}, allow_delete: false, interval: "2m" }\n`;
   const text = `host: "127.0.0.1"\nport: ${port ?? -1}\nports_file_dir: ${quoted(ports)}\n${resolver}${confText}`;

@@ -154,13 +154,13 @@ export class Host {
     return child;
   }
 
-  /** The last line that a service wrote, for the message about its end. */
+  /** What a service last said, for the message about its end: the error of its last log line, or the line itself. */
   #lastWords(name: string): string {
     try {
       const lines = readFileSync(join(this.dir, 'logs', `${name}.log`), 'utf8')
         .trim()
         .split('\n');
-      const last = lines.at(-1) ?? '';
+      const last = wordsOf(lines.at(-1) ?? '');
       return last === '' ? '' : `: ${last.slice(0, 400)}`;
     } catch {
       return '';
@@ -220,6 +220,13 @@ async function endChild(child: ChildProcess): Promise<void> {
 
 function ended(code: number | null, signal: NodeJS.Signals | null): string {
   return signal === null ? `ended with status ${code}` : `was ended by ${signal}`;
+}
+
+/** The error that a log line tells of, its message, or the line where it is none. */
+function wordsOf(line: string): string {
+  if (!line.startsWith('{')) return line;
+  const { err, msg } = JSON.parse(line) as { err?: { message?: string }; msg?: string };
+  return (err?.message ?? msg ?? line).replace(/\s*\n\s*/g, ' ');
 }
 
 /** The environment of a service: nothing of ours but what it is given. */
