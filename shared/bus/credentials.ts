@@ -23,13 +23,13 @@ export interface HostKeys {
   readonly keyRing: KeyRing;
   /** Creds file text of the system-account user that hears of connections (for xen). */
   readonly brokerCreds: string;
-  /** Creds file text by peer: hardware, xen, xenstored, d0, operator, vacant. */
+  /** Creds file text by peer: hardware, xen, xenstored, d0, operator, observer, vacant. */
   readonly creds: ReadonlyMap<Peer, string>;
   /** The configuration of nats-server but for port, host and directories. */
   readonly natsConf: string;
 }
 
-export const HOST_PEERS: readonly Peer[] = ['hardware', 'xen', 'xenstored', 'd0', 'operator', 'vacant'];
+export const HOST_PEERS: readonly Peer[] = ['hardware', 'xen', 'xenstored', 'd0', 'operator', 'observer', 'vacant'];
 
 export const CONNECT_EVENTS = '$SYS.ACCOUNT.*.CONNECT';
 export const DISCONNECT_EVENTS = '$SYS.ACCOUNT.*.DISCONNECT';
@@ -96,7 +96,8 @@ async function systemUser(system: jwt.KeyPair, name: string, publish: string[], 
 export async function mintUser(keyRing: KeyRing, peer: Peer, publicKey: string): Promise<string> {
   const { publish, subscribe } = permissionsOf(peer);
   return jwt.encodeUser(peer, jwt.fromPublic(publicKey), fromSeed(keyRing.accountSigningSeed), {
-    pub: { allow: [...publish] },
+    // An empty list of what is allowed would allow everything.
+    pub: publish.length > 0 ? { allow: [...publish] } : { deny: ['>'] },
     sub: { allow: [...subscribe] },
     issuer_account: keyRing.accountPublicKey,
   });

@@ -109,6 +109,8 @@ export function permissionsOf(peer: Peer): Permissions {
       return { publish: publish(['*', 'reply'], ['*', 'watch']), subscribe: [mine] };
     case 'operator':
       return { publish: publish(['*', 'inspect'], ['*', 'console'], ['d0', 'toolstack']), subscribe: [mine] };
+    case 'observer':
+      return { publish: [], subscribe: [`${SUBJECT_ROOT}.>`] };
     case 'vacant':
       return {
         publish: publish(['d0', 'reply']),

@@ -9,7 +9,7 @@ export type Nanos = number;
 
 /**
  * Who speaks on the bus. `dN` is domain N (dom0's kernel and toolstack are `d0`), `operator` is the culvert
- * command, `vacant` whoever keeps guest processes ready, `tKEY` one such taker by its public key, `keys` the
+ * command, `observer` one that hears everything and says nothing, `vacant` whoever keeps guest processes ready, `tKEY` one such taker by its public key, `keys` the
  * key keeper inside dom0's own process.
  */
 export type Peer =
@@ -17,6 +17,7 @@ export type Peer =
   | 'xen'
   | 'xenstored'
   | 'operator'
+  | 'observer'
   | 'vacant'
   | 'keys'
   | 'broker'

@@ -27,7 +27,7 @@ const contents: readonly (readonly [volume: string, owner: number, files: readon
   ['xenstored', NODE, [files.credsOf('xenstored')]],
   ['dom0', NODE, [files.credsOf('d0'), files.keyRing]],
   ['vacant', NODE, [files.credsOf('vacant')]],
-  ['operator', NODE, [files.credsOf('operator')]],
+  ['operator', NODE, [files.credsOf('operator'), files.credsOf('observer')]],
 ];
 
 function put(source: string, folder: string, owner: number, group = owner): void {
@@ -53,6 +53,6 @@ if (wanted.every((file) => existsSync(file))) {
 if (existsSync(HOST)) {
   const { uid, gid } = statSync(CHECKOUT);
   chownSync(HOST, uid, gid);
-  put(join(KEYS, 'operator', 'operator.creds'), HOST, uid, gid);
+  for (const name of ['operator', 'observer']) put(join(KEYS, 'operator', `${name}.creds`), HOST, uid, gid);
 }
 rmSync(work, { recursive: true });

@@ -5,6 +5,7 @@ import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { writeHostKeys } from '../host/keys.ts';
 import { type SimOptions, sim } from '../sim/seeds.ts';
 import { xl } from '../xl/commands.ts';
+import { type ListenOptions, listen } from './listen.ts';
 import { lspci } from './lspci.ts';
 import { run } from './run.ts';
 import { asOperator, findTarget } from './session.ts';
@@ -37,7 +38,15 @@ const program = new Command('culvert')
   .option('--creds <file>', "the operator's credential for --url")
   .exitOverride()
   .enablePositionalOptions()
-  .showHelpAfterError('(culvert help)');
+  .configureOutput({
+    outputError: (text, write) => {
+      const line = text
+        .replace(/^error: /, '')
+        .trim()
+        .replace(/\s*\n\s*/g, ' ');
+      write(`culvert: ${line}; see "culvert help"\n`);
+    },
+  });
 
 program
   .command('run')
@@ -122,6 +131,15 @@ program
       }),
     ),
   );
+
+program
+  .command('listen')
+  .description('every message on the bus, as it passes')
+  .option('--peer <name>', 'only of or to: hardware, xen, xenstored, d0, d1, ...')
+  .option('--interface <name>', 'only: cpu, el2, trap, hypercall, upcall, store, watch, toolstack, reply, ...')
+  .option('--count <n>', 'end after so many', wholeNumber)
+  .option('--json', 'one JSON document a line')
+  .action(doing((options: ListenOptions) => listen({ ...program.opts(), ...options })));
 
 program
   .command('keys')

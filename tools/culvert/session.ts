@@ -38,20 +38,23 @@ export function readHostState(): HostState | undefined {
   return JSON.parse(readFileSync(file, 'utf8')) as HostState;
 }
 
-/** The host that --url and --creds name, or the one that `culvert up` started here. */
-export function findTarget(options: { url?: string; creds?: string }): Target {
+/** Where the host is that --url and --creds name, or the one that `culvert up` started here, and the operator's creds file. */
+export function credsFileOf(options: { url?: string; creds?: string }): { url: string; creds: string } {
   if (options.url !== undefined) {
     const file = options.creds ?? process.env['CULVERT_OPERATOR_CREDS'] ?? '.culvert/compose/operator.creds';
-    if (!existsSync(file)) {
-      throw new UsageError(`no operator credential at ${file}: name the file with --creds`);
-    }
-    return { url: options.url, creds: readFileSync(file, 'utf8') };
+    if (!existsSync(file)) throw new UsageError(`no operator credential at ${file}: name the file with --creds`);
+    return { url: options.url, creds: file };
   }
   const state = readHostState();
   if (state === undefined) {
     throw new UsageError('no host runs here: start one with "culvert up", or name one with --url nats://HOST:PORT');
   }
-  return { url: state.url, creds: readFileSync(state.creds, 'utf8') };
+  return { url: state.url, creds: state.creds };
+}
+
+export function findTarget(options: { url?: string; creds?: string }): Target {
+  const { url, creds } = credsFileOf(options);
+  return { url, creds: readFileSync(creds, 'utf8') };
 }
 
 const CONNECT_WAIT_MS = 3000;

@@ -306,13 +306,38 @@ export class Operator implements Service {
   *#waitFor(step: Extract<SimpleStep, { waitFor: unknown }>): Op<string> {
     const end = this.#runtime.now + step.seconds * 1e9;
     for (;;) {
-      const result = yield* this.#xl(step.waitFor.xl);
-      const problems = differences(result, { stdout: step.waitFor.stdout });
-      if (problems.length === 0) return lines(result.stdout).join(' | ');
+      const { problems, detail } =
+        'xl' in step.waitFor ? yield* this.#xlShows(step.waitFor) : yield* this.#bound(step.waitFor);
+      if (problems.length === 0) return detail;
       if (this.#runtime.now >= end) throw new StepFailed([`not within ${step.seconds} s`, ...problems]);
       yield* sleep(POLL_NS);
     }
   }
+
+  *#xlShows({ xl: line, stdout }: { xl: string; stdout: string }): Op<Look> {
+    const result = yield* this.#xl(line);
+    return { problems: differences(result, { stdout }), detail: lines(result.stdout).join(' | ') };
+  }
+
+  *#bound({ guest, driver }: { guest: string; driver: string }): Op<Look> {
+    try {
+      const { functions } = (yield* this.#guest(guest, 'devices', {})) as {
+        functions: { sbdf: string; driver: string }[];
+      };
+      const found = functions.find((f) => f.driver === driver);
+      if (found !== undefined) return { problems: [], detail: `${driver} has ${found.sbdf} in ${guest}` };
+      return { problems: [`${guest}: no function has the driver ${driver}`], detail: '' };
+    } catch (error) {
+      if (!(error instanceof StepFailed)) throw error;
+      return { problems: error.problems, detail: '' };
+    }
+  }
+}
+
+/** What was seen of what is waited for: problems while it is not there. */
+interface Look {
+  readonly problems: readonly string[];
+  readonly detail: string;
 }
 
 interface SmmuEvent {
@@ -333,7 +358,10 @@ function titleOf(step: ScenarioStep): string {
   if ('snapshot' in step) return `snapshot ${step.snapshot}`;
   if ('restored' in step) return `as in snapshot ${step.restored}`;
   if ('kill' in step) return `kill ${step.kill}`;
-  if ('waitFor' in step) return `wait for xl ${step.waitFor.xl}`;
+  if ('waitFor' in step) {
+    const { waitFor } = step;
+    return 'xl' in waitFor ? `wait for xl ${waitFor.xl}` : `wait for a ${waitFor.driver} in ${waitFor.guest}`;
+  }
   return 'counts';
 }
 

@@ -64,25 +64,51 @@ const restoredStep = z.strictObject({ restored: z.string() });
 /** SIGKILL of a guest's process. */
 const killStep = z.strictObject({ kill: z.string() });
 const waitStep = z.strictObject({
-  waitFor: z.strictObject({ xl: z.string(), stdout: z.string() }),
+  waitFor: z.union([
+    z.strictObject({ xl: z.string(), stdout: z.string() }),
+    /** A guest has booted and a driver of that name has bound a function. */
+    z.strictObject({ guest: z.string(), driver: z.string().default('dma-probe') }),
+  ]),
   seconds: z.number().positive().max(120).default(20),
 });
 const countsStep = z.strictObject({ counts: expectation });
 
-const simpleStep = z.union([
-  xlStep,
-  guestStep,
-  dmaCheckStep,
-  interruptsStep,
-  stoppedStep,
-  snapshotStep,
-  restoredStep,
-  killStep,
-  waitStep,
-  countsStep,
-]);
+/** Every kind of step by the key that makes it one. */
+const STEPS = {
+  xl: xlStep,
+  guest: guestStep,
+  dmaCheck: dmaCheckStep,
+  interrupts: interruptsStep,
+  stopped: stoppedStep,
+  snapshot: snapshotStep,
+  restored: restoredStep,
+  kill: killStep,
+  waitFor: waitStep,
+  counts: countsStep,
+} as const;
 
-const step = z.union([simpleStep, z.strictObject({ together: z.array(simpleStep).min(1) })]);
+export type SimpleStep = z.output<(typeof STEPS)[keyof typeof STEPS]>;
+export type ScenarioStep = SimpleStep | { readonly together: readonly SimpleStep[] };
+
+/** One of `kinds`, told apart by its key: a mistake in a step is told of that kind, not of all that it could be. */
+function oneOf<T>(kinds: Readonly<Record<string, z.ZodType>>): z.ZodType<T> {
+  return z.unknown().transform((value, context): T => {
+    const given = typeof value === 'object' && value !== null ? Object.keys(value) : [];
+    const kind = given.find((key) => Object.hasOwn(kinds, key));
+    if (kind === undefined) {
+      const found = given[0] === undefined ? JSON.stringify(value) : `"${given[0]}"`;
+      context.addIssue(`${found} is no step; a step is one of ${Object.keys(kinds).join(', ')}`);
+      return z.NEVER;
+    }
+    const result = kinds[kind]!.safeParse(value);
+    if (result.success) return result.data as T;
+    for (const issue of result.error.issues) context.addIssue({ ...issue, input: value } as never);
+    return z.NEVER;
+  });
+}
+
+const together = z.strictObject({ together: z.array(oneOf<SimpleStep>(STEPS)).min(1) });
+const step = oneOf<ScenarioStep>({ ...STEPS, together });
 
 export const scenarioSchema = z.strictObject({
   name: z.string(),
@@ -93,8 +119,6 @@ export const scenarioSchema = z.strictObject({
   steps: z.array(step).min(1, 'a scenario needs at least one step'),
 });
 
-export type SimpleStep = z.output<typeof simpleStep>;
-export type ScenarioStep = z.output<typeof step>;
 export type Address = z.output<typeof address>;
 
 export interface Scenario extends z.output<typeof scenarioSchema> {

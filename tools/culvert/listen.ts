@@ -1,0 +1,90 @@
+/**
+ * `culvert listen`: every message on the bus as it passes, decoded from the .proto files at run time, so that it also
+ * shows what this version's generated code does not know. Its credential may hear everything and say nothing.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import protobuf from 'protobufjs';
+import { Bus } from '#shared/bus/nats.ts';
+import { parseSubject, SUBJECT_ROOT } from '#shared/bus/subjects.ts';
+import { credsFileOf, UsageError } from './session.ts';
+
+export interface ListenOptions {
+  readonly url?: string;
+  readonly creds?: string;
+  /** Only messages of or to this peer. */
+  readonly peer?: string;
+  /** Only this interface: cpu, hypercall, store, ... */
+  readonly interface?: string;
+  readonly json?: boolean;
+  /** End after so many. */
+  readonly count?: number;
+}
+
+const PROTO = resolve(import.meta.dirname, '../../proto/bus.proto');
+const BYTES_SHOWN = 24;
+const CONNECT_WAIT_MS = 3000;
+
+export async function listen(options: ListenOptions): Promise<number> {
+  const { url, creds: operator } = credsFileOf(options);
+  const file = join(dirname(operator), 'observer.creds');
+  if (!existsSync(file)) throw new UsageError(`no observer credential at ${file}`);
+  const root = new protobuf.Root();
+  root.resolvePath = (_from, to) => join(dirname(PROTO), to.split('/').at(-1) ?? to);
+  const envelope = (await root.load(PROTO)).lookupType('culvert.Envelope');
+  const bus = await Bus.connect({
+    url,
+    creds: readFileSync(file, 'utf8'),
+    name: 'observer',
+    waitMs: CONNECT_WAIT_MS,
+    onStatus: () => undefined,
+  });
+  const started = performance.now();
+  let left = options.count ?? Infinity;
+  let finish: () => void = () => undefined;
+  const finished = new Promise<void>((done) => {
+    finish = done;
+  });
+  process.once('SIGINT', finish);
+  process.once('SIGTERM', finish);
+  bus.subscribe(`${SUBJECT_ROOT}.>`, ({ subject, data }) => {
+    const parsed = parseSubject(subject);
+    if (parsed === undefined || left <= 0) return;
+    if (options.peer !== undefined && options.peer !== parsed.to && options.peer !== parsed.from) return;
+    if (options.interface !== undefined && options.interface !== parsed.iface) return;
+    const message = envelope.toObject(envelope.decode(data), { longs: Number, enums: String, oneofs: true });
+    const kind = String(message['body'] ?? `refused: ${String(message['refused'] ?? '')}`);
+    const ms = (performance.now() - started).toFixed(1);
+    const content = JSON.stringify(message[kind] ?? {}, shortBytes);
+    const line =
+      options.json === true
+        ? JSON.stringify(
+            {
+              ms: Number(ms),
+              ...parsed,
+              id: message['id'],
+              inReplyTo: message['inReplyTo'] ?? 0,
+              kind,
+              content: message[kind],
+            },
+            shortBytes,
+          )
+        : `${ms.padStart(10)} ${parsed.from} > ${parsed.to} ${parsed.iface} ${kind} ${content}`;
+    process.stdout.write(`${line}\n`);
+    left--;
+    if (left <= 0) finish();
+  });
+  await bus.flush();
+  await finished;
+  await bus.close();
+  return 0;
+}
+
+/** Bytes as hexadecimal, long ones cut. */
+function shortBytes(_key: string, value: unknown): unknown {
+  const bytes = value as { type?: unknown; data?: unknown };
+  if (typeof value !== 'object' || value === null || bytes.type !== 'Buffer' || !Array.isArray(bytes.data))
+    return value;
+  const hex = Buffer.from(bytes.data.slice(0, BYTES_SHOWN) as number[]).toString('hex');
+  return bytes.data.length > BYTES_SHOWN ? `${hex}... (${bytes.data.length} bytes)` : hex;
+}
