@@ -63,7 +63,8 @@ export async function installDependencies() {
   const began = performance.now();
   const status = await run('npm', ['ci', '--loglevel=error', '--no-audit', '--no-fund'], { PATH: outerPath() });
   if (status !== 0) throw new PrepareError(`npm ci ended with status ${status}: the dependencies are not installed`);
-  say(`installed in ${seconds(began)}`);
+  await run(node24(), [join(ROOT, 'tools', 'sim', 'warm.ts')], environment());
+  say(`installed and compiled in ${seconds(began)}`);
   return true;
 }
 

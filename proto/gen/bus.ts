@@ -50,6 +50,10 @@ import {
 } from "./xen.ts";
 import { XenstoreReply, XenstoreRequest, XenstoreWatchEvent, XenstoreWatchEventReply } from "./xenstore.ts";
 
+/** A process has come up and listens: who waits for an answer of it asks again now, instead of after a while. */
+export interface Hello {
+}
+
 export interface Envelope {
   /** Unique per sender and never zero: the receiver does a request once, however often it arrives. */
   id: number;
@@ -60,6 +64,7 @@ export interface Envelope {
   /** The receiver could not or would not do it, and it is definite; the body is absent then. */
   refused: string;
   body:
+    | { $case: "hello"; value: Hello }
     | { $case: "cpuAccessRequest"; value: CpuAccessRequest }
     | { $case: "cpuAccessReply"; value: CpuAccessReply }
     | { $case: "el2Request"; value: El2Request }
@@ -106,6 +111,41 @@ export interface Envelope {
     | undefined;
 }
 
+function createBaseHello(): Hello {
+  return {};
+}
+
+export const Hello: MessageFns<Hello> = {
+  encode(_: Hello, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Hello {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHello();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 function createBaseEnvelope(): Envelope {
   return { id: 0, inReplyTo: 0, oldestPending: 0, refused: "", body: undefined };
 }
@@ -125,6 +165,9 @@ export const Envelope: MessageFns<Envelope> = {
       writer.uint32(34).string(message.refused);
     }
     switch (message.body?.$case) {
+      case "hello":
+        Hello.encode(message.body.value, writer.uint32(74).fork()).join();
+        break;
       case "cpuAccessRequest":
         CpuAccessRequest.encode(message.body.value, writer.uint32(82).fork()).join();
         break;
@@ -301,6 +344,14 @@ export const Envelope: MessageFns<Envelope> = {
             }
 
             message.refused = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.body = { $case: "hello", value: Hello.decode(reader, reader.uint32()) };
             continue;
           }
           case 10: {

@@ -138,7 +138,7 @@ export class Dom0Service implements Service {
 }
 
 export function createDom0Core(options: RuntimeOptions): Core {
-  const runtime = new Runtime(options);
+  const runtime = new Runtime({ ...options, announceTo: ['xen'] });
   runtime.attach(new Dom0Service(runtime));
   return runtime;
 }

@@ -107,7 +107,7 @@ export class DomuService implements Service {
 }
 
 export function createDomuCore(options: RuntimeOptions & { readonly domid: number }): Core {
-  const runtime = new Runtime(options);
+  const runtime = new Runtime({ ...options, announceTo: ['xen'] });
   runtime.attach(new DomuService(runtime, options.domid));
   return runtime;
 }

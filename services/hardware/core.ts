@@ -228,7 +228,7 @@ function sum(counts: readonly Readonly<Record<string, number>>[]): Record<string
 
 /** The core of `hardware` for one board. Throws BoardError, one line, for a board that cannot be built. */
 export function createHardwareCore(description: BoardDescription, options: RuntimeOptions): Core {
-  const runtime = new Runtime(options);
+  const runtime = new Runtime({ ...options, announceTo: ['xen'] });
   runtime.attach(new HardwareService(runtime, description));
   return runtime;
 }

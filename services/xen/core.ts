@@ -24,7 +24,7 @@ export interface XenOptions extends RuntimeOptions {
 }
 
 export function createXenCore(options: XenOptions): Core {
-  const runtime = new Runtime(options);
+  const runtime = new Runtime({ ...options, announceTo: ['d0'] });
   runtime.attach(new XenService(runtime, options.dom0MemoryMib ?? DOM0_MEMORY_MIB));
   return runtime;
 }

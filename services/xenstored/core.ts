@@ -248,7 +248,7 @@ export class XenstoredService implements Service, Daemon {
 }
 
 export function createXenstoredCore(options: RuntimeOptions): Core {
-  const runtime = new Runtime(options);
+  const runtime = new Runtime({ ...options, announceTo: ['d0'] });
   runtime.attach(new XenstoredService(runtime));
   return runtime;
 }

@@ -20,11 +20,13 @@ export type Interface =
   | 'console'
   | 'inspect'
   | 'lifecycle'
+  | 'hello'
   | 'reply'
   | 'local';
 
 /** The interface of each kind of message. */
 export const INTERFACE_OF: Readonly<Record<BodyCase, Interface>> = {
+  hello: 'hello',
   cpuAccessRequest: 'cpu',
   cpuAccessReply: 'reply',
   el2Request: 'el2',
@@ -102,11 +104,14 @@ export function permissionsOf(peer: Peer): Permissions {
     pairs.map(([to, iface]) => `${SUBJECT_ROOT}.${to}.${iface}.${peer}`);
   switch (peer) {
     case 'hardware':
-      return { publish: publish(['*', 'reply'], ['xen', 'trap'], ['xen', 'irq']), subscribe: [mine] };
+      return { publish: publish(['*', 'reply'], ['xen', 'trap'], ['xen', 'irq'], ['xen', 'hello']), subscribe: [mine] };
     case 'xen':
-      return { publish: publish(['*', 'reply'], ['hardware', 'el2'], ['*', 'upcall']), subscribe: [mine] };
+      return {
+        publish: publish(['*', 'reply'], ['hardware', 'el2'], ['*', 'upcall'], ['d0', 'hello']),
+        subscribe: [mine],
+      };
     case 'xenstored':
-      return { publish: publish(['*', 'reply'], ['*', 'watch']), subscribe: [mine] };
+      return { publish: publish(['*', 'reply'], ['*', 'watch'], ['d0', 'hello']), subscribe: [mine] };
     case 'operator':
       return { publish: publish(['*', 'inspect'], ['*', 'console'], ['d0', 'toolstack']), subscribe: [mine] };
     case 'observer':
@@ -125,6 +130,7 @@ export function permissionsOf(peer: Peer): Permissions {
         ['xen', 'reply'],
         ['xenstored', 'reply'],
         ['operator', 'reply'],
+        ['xen', 'hello'],
       );
       if (peer === 'd0') common.push(...publish(['*', 'lifecycle']));
       return { publish: common, subscribe: [mine] };

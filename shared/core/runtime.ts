@@ -4,7 +4,7 @@
  */
 import type { Envelope } from '#gen/bus.ts';
 import { AssertionError } from './assert.ts';
-import type { Body, BodyCase, Core, Effect, Nanos, Peer } from './core.ts';
+import { type Body, type BodyCase, body, type Core, type Effect, type Nanos, type Peer } from './core.ts';
 import { LIMITS } from './limits.ts';
 import { Indefinite, type Op, Refused, type Step, TimedOut } from './op.ts';
 
@@ -108,6 +108,8 @@ export interface RuntimeOptions {
    * keep answers only up to their limit.
    */
   readonly sharedName?: boolean;
+  /** Who is told at the start that this one listens now (those that may have asked it something before). */
+  readonly announceTo?: readonly Peer[];
 }
 
 export class Runtime implements Core {
@@ -116,6 +118,7 @@ export class Runtime implements Core {
   #effects: Effect[] = [];
   #wakeAt: Nanos = Infinity;
   readonly #sharedName: boolean;
+  readonly #announceTo: readonly Peer[];
   #nextId: number;
   readonly #pending = new Map<number, Pending>();
   readonly #pendingByPeer = new Map<Peer, Set<number>>();
@@ -130,6 +133,7 @@ export class Runtime implements Core {
   constructor(options: RuntimeOptions) {
     this.#nextId = options.idBase + 1;
     this.#sharedName = options.sharedName === true;
+    this.#announceTo = options.announceTo ?? [];
   }
 
   /** The service on top; once, before `start`. */
@@ -145,6 +149,7 @@ export class Runtime implements Core {
     this.#now = now;
     const service = this.#service;
     if (service === undefined) throw new AssertionError('a runtime without a service was started');
+    for (const peer of this.#announceTo) this.post(peer, body('hello', {}));
     if (service.boot !== undefined) this.spawn('boot', service.boot());
     return this.#flush();
   }
@@ -152,6 +157,7 @@ export class Runtime implements Core {
   receive(now: Nanos, from: Peer, envelope: Envelope): readonly Effect[] {
     this.#now = now;
     if (envelope.inReplyTo !== 0) this.#onReply(from, envelope);
+    else if (envelope.body?.$case === 'hello') this.#askAgain(from);
     else this.#onRequest(from, envelope);
     return this.#flush();
   }
@@ -311,6 +317,14 @@ export class Runtime implements Core {
       pending.retryNs = Math.min(pending.retryNs * 2, LIMITS.retryMaxNs);
       this.#armRetry(id, pending);
     });
+  }
+
+  /** The peer listens only now: what it was asked before may have been lost. */
+  #askAgain(peer: Peer): void {
+    for (const id of this.#pendingByPeer.get(peer) ?? []) {
+      const { envelope } = this.#pending.get(id)!;
+      this.#send(peer, { ...envelope, oldestPending: this.#oldestPending(peer) });
+    }
   }
 
   #take(id: number): Pending | undefined {

@@ -3,7 +3,7 @@
  * messages, so it cannot tell which of the two it plays on.
  */
 import { type Body, body, peerOf } from '#shared/core/core.ts';
-import { call, type Op, Signal, sleep, wait } from '#shared/core/op.ts';
+import { call, Indefinite, type Op, Signal, sleep, wait } from '#shared/core/op.ts';
 import type { Runtime, Service } from '#shared/core/runtime.ts';
 import { type XlResult, xl } from '../xl/commands.ts';
 import { changes, differences } from './expect.ts';
@@ -48,6 +48,7 @@ class StepFailed extends Error {
 }
 
 const BOOT_LIMIT_NS = 30e9;
+const FIRST_ANSWER_NS = 100e6;
 const COMMAND_DEADLINE_NS = 120e9;
 const POLL_NS = 20e6;
 const SETTLE_LIMIT_NS = 10e9;
@@ -137,10 +138,21 @@ export class Operator implements Service {
   *#hostUp(): Op<string> {
     const end = this.#runtime.now + BOOT_LIMIT_NS;
     for (;;) {
-      const state = yield* this.#ask('d0', '');
-      if ((state as { ready?: boolean } | undefined)?.ready === true) return '';
+      if (yield* this.#dom0Ready()) return '';
       if (this.#runtime.now >= end) throw new StepFailed([`dom0 is not ready after ${BOOT_LIMIT_NS / 1e9} s`]);
       yield* sleep(POLL_NS);
+    }
+  }
+
+  /** Not ready, or not listening yet: then what it was asked is lost, and it is asked again soon. */
+  *#dom0Ready(): Op<boolean> {
+    try {
+      const request = body('inspectRequest', { path: 'ready' });
+      const reply = yield* call('d0', request, 'inspectReply', { deadlineNs: FIRST_ANSWER_NS });
+      return reply.json === 'true';
+    } catch (error) {
+      if (!(error instanceof Indefinite)) throw error;
+      return false;
     }
   }
 

@@ -22,6 +22,7 @@ describe('what a guest may do', () => {
     assert.deepEqual([...permissionsOf('d3').publish].sort(), [
       'cv.hardware.cpu.d3',
       'cv.operator.reply.d3',
+      'cv.xen.hello.d3',
       'cv.xen.hypercall.d3',
       'cv.xen.reply.d3',
       'cv.xenstored.reply.d3',

@@ -176,6 +176,16 @@ describe('requests that are sent', () => {
     assert.equal(new Set(ids).size, 1);
   });
 
+  test('a peer that says that it listens now is asked again at once, with the same id', () => {
+    const { runtime, first } = running(() => call('xen', ask(''), 'inspectReply'));
+    const again = sends(runtime.receive(5, 'xen', envelope(1, body('hello', {}))));
+    assert.deepEqual(
+      again.map((s) => [s.to, s.envelope.id]),
+      [['xen', sends(first)[0]!.envelope.id]],
+    );
+    assert.deepEqual(sends(runtime.receive(6, 'd1', envelope(1, body('hello', {})))), []);
+  });
+
   test('an answer from somebody who was not asked is dropped', () => {
     const { runtime, first, outcome } = running(() => call('xen', ask(''), 'inspectReply'));
     const { id } = sends(first)[0]!.envelope;
