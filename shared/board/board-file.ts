@@ -43,8 +43,6 @@ export const boardSchema = z.strictObject({
   functions: z.array(boardFunction).min(1, 'a board needs at least one function'),
 });
 
-export type BoardFile = z.output<typeof boardSchema>;
-
 /** Bytes, or undefined when it is no size. */
 export function parseSize(text: string): number | undefined {
   const m = /^(\d+)\s*([KMG]?)(?:i?B)?$/i.exec(text.trim());

@@ -63,7 +63,9 @@ export class Bus {
             `the NATS server at ${options.url} does not accept the credential of ${options.name}`,
           );
         if (Date.now() >= deadline)
-          throw new BusUnavailable(`no NATS server answers at ${options.url} (waited ${options.waitMs / 1000} s)`);
+          throw new BusUnavailable(
+            `no NATS server answers at ${options.url} (waited ${options.waitMs / 1000} s): is it running, and is that its address?`,
+          );
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
     }

@@ -1,8 +1,20 @@
 /** The command `culvert` as a user runs it: a process of its own, in a folder of its own, and what it leaves behind. */
-import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import type { Readable } from 'node:stream';
+import { assert } from 'vitest';
 
 export const ROOT = resolve(import.meta.dirname, '../..');
 export const EXAMPLES = join(ROOT, 'examples');
@@ -34,29 +46,34 @@ export class Workplace {
   }
 
   /** Runs a command line to its end. */
-  culvert(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
-    return this.#run(process.execPath, [MAIN, ...args], env);
+  async culvert(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+    const child = this.start(args, env);
+    let [stdout, stderr] = ['', ''];
+    child.stdout.on('data', (text: string) => {
+      stdout += text;
+    });
+    child.stderr.on('data', (text: string) => {
+      stderr += text;
+    });
+    const [status] = (await once(child, 'close')) as [number | null];
+    return { status, stdout, stderr };
   }
 
-  #run(program: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<Outcome> {
-    const clean = { ...process.env, TMPDIR: this.temp };
-    for (const name of ['NATS_URL', 'CULVERT_KEYS', 'CULVERT_OPERATOR_CREDS', 'VITEST', 'NODE_OPTIONS']) delete clean[name];
-    const child = spawn(program, args, {
+  /** Starts a command line; it is for the caller to see that it ends. */
+  start(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcessByStdio<null, Readable, Readable> {
+    const cache = process.env['NODE_COMPILE_CACHE'] ?? join(ROOT, '.culvert/compile-cache');
+    const clean: NodeJS.ProcessEnv = { ...process.env, TMPDIR: this.temp, NODE_COMPILE_CACHE: cache };
+    for (const name of ['NATS_URL', 'CULVERT_KEYS', 'CULVERT_OPERATOR_CREDS', 'VITEST', 'NODE_OPTIONS']) {
+      delete clean[name];
+    }
+    const child = spawn(process.execPath, [MAIN, ...args], {
       cwd: this.dir,
       env: { ...clean, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    let [stdout, stderr] = ['', ''];
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      stdout += text;
-    });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      stderr += text;
-    });
-    return new Promise((done, fail) => {
-      child.on('error', fail);
-      child.on('close', (status) => done({ status, stdout, stderr }));
-    });
+    child.stdout.setEncoding('utf8');
+    child.stderr.setEncoding('utf8');
+    return child;
   }
 
   /** Processes that have to do with this place: by their command line, their folder or their environment. */
@@ -93,6 +110,16 @@ function commandLine(pid: string): string {
   } catch {
     return '';
   }
+}
+
+/** A command that ended as one should that cannot be done: one line that says why, a status, and nothing left behind. */
+export function assertOneLine(place: Workplace, { status, stderr }: Outcome, expected: RegExp, exit = 1): void {
+  assert.match(stderr, expected);
+  assert.match(stderr, /^culvert: [^\n]+\n$/, 'one line');
+  assert.notMatch(stderr, /\s at |Error:/, 'no stack, no name of a class');
+  assert.equal(status, exit);
+  assert.deepEqual(place.processes(), []);
+  assert.deepEqual(place.files(), []);
 }
 
 /** Is there a program of that name? */

@@ -51,6 +51,10 @@ async function runHere(
   });
   broken.catch(() => undefined);
   const external = externalBroker();
+  const interrupt = (): void => fail(new HostError('interrupted'));
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, interrupt);
+  // Who reads our output has gone (a pipe into `head`): what was started has to end all the same.
+  process.stdout.on('error', interrupt);
   const host = await Host.start({
     boardFile: scenario.boardFile,
     report,
@@ -59,9 +63,6 @@ async function runHere(
     ...(options.keepLogs === undefined ? {} : { dir: options.keepLogs }),
     ...(external === undefined ? {} : { external }),
   });
-  const interrupt = (): void => fail(new HostError('interrupted'));
-  process.once('SIGINT', interrupt);
-  process.once('SIGTERM', interrupt);
   try {
     const target = { url: host.url, creds: host.operatorCreds };
     const surroundings = { report, kill: (domid: number) => host.kill(domid) };

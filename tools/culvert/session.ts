@@ -5,6 +5,7 @@ import { type LocalPeer, Shell } from '#shared/bus/shell.ts';
 import { body } from '#shared/core/core.ts';
 import type { Op } from '#shared/core/op.ts';
 import { Runtime } from '#shared/core/runtime.ts';
+import { isAlive } from '../host/nats-server.ts';
 import { Operator, type ScenarioResult, type Surroundings } from '../scenario/runner.ts';
 import type { Scenario } from '../scenario/schema.ts';
 
@@ -21,6 +22,8 @@ export class UsageError extends Error {
 
 /** Where `culvert up` leaves what others need to find the host. */
 export const STATE_DIR = '.culvert/host';
+/** What the supervisor says when the host ends by itself. */
+export const PROBLEM_FILE = join(STATE_DIR, 'problem');
 
 export interface HostState {
   readonly url: string;
@@ -47,14 +50,22 @@ export function credsFileOf(options: { url?: string; creds?: string }): { url: s
   }
   const state = readHostState();
   if (state === undefined) {
-    throw new UsageError('no host runs here: start one with "culvert up", or name one with --url nats://HOST:PORT');
+    const why = existsSync(PROBLEM_FILE) ? ` (${readFileSync(PROBLEM_FILE, 'utf8').trim()})` : '';
+    throw new UsageError(
+      `no host runs here${why}: start one with "culvert up", or name one with --url nats://HOST:PORT`,
+    );
+  }
+  if (!isAlive(state.pid)) {
+    throw new UsageError(`the host that ran here has died (pid ${state.pid}): clear up with "culvert down"`);
   }
   return { url: state.url, creds: state.creds };
 }
 
 export function findTarget(options: { url?: string; creds?: string }): Target {
   const { url, creds } = credsFileOf(options);
-  return { url, creds: readFileSync(creds, 'utf8') };
+  const text = readFileSync(creds, 'utf8');
+  if (!text.includes('NATS USER JWT')) throw new UsageError(`${creds} holds no credential of a NATS user`);
+  return { url, creds: text };
 }
 
 const CONNECT_WAIT_MS = 3000;
@@ -96,22 +107,20 @@ export async function playOn(
   const operator = new Operator(runtime, scenario, surroundings);
   const broker: LocalPeer = async () =>
     body('inspectReply', { json: JSON.stringify(await liveCredentials()), error: '' });
-  let shell: Shell | undefined;
-  const finished = new Promise<ScenarioResult>((resolve, reject) => {
+  let reject: (error: Error) => void = () => undefined;
+  const finished = new Promise<ScenarioResult>((resolve, fail) => {
+    reject = fail;
     operator.onDone(resolve);
-    broken.catch(reject);
-    shell = new Shell('operator', runtime, {
-      ...target,
-      waitMs: CONNECT_WAIT_MS,
-      locals: { broker },
-      onFatal: reject,
-    });
-    shell.start().catch(reject);
+    broken.catch(fail);
   });
+  const locals = { broker };
+  const shell = new Shell('operator', runtime, { ...target, waitMs: CONNECT_WAIT_MS, locals, onFatal: reject });
+  const starting = shell.start().catch(reject);
   try {
     return await finished;
   } finally {
-    await shell?.stop();
+    await starting; // a connection that is under way cannot be closed yet
+    await shell.stop();
   }
 }
 

@@ -1,44 +1,62 @@
 /** `culvert up`, `down` and `status`: a host that stays until it is taken down. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { body } from '#shared/core/core.ts';
-import { call, sleep } from '#shared/core/op.ts';
+import { call, Indefinite, sleep } from '#shared/core/op.ts';
+import { endProcess, isAlive } from '../host/nats-server.ts';
 import { Host } from '../host/supervisor.ts';
 import { checkedBoard } from '../sim/checked-board.ts';
 import { externalBroker } from './external.ts';
-import { asOperator, findTarget, type HostState, readHostState, STATE_DIR, UsageError } from './session.ts';
+import {
+  asOperator,
+  findTarget,
+  type HostState,
+  PROBLEM_FILE,
+  readHostState,
+  STATE_DIR,
+  UsageError,
+} from './session.ts';
 
 export interface UpOptions {
   readonly board: string;
   readonly port?: number;
 }
 
+const FIRST_ANSWER_NS = 100e6;
 const UP_LIMIT_MS = 20_000;
 const DOWN_LIMIT_MS = 10_000;
 const stateFile = join(STATE_DIR, 'host.json');
-const problemFile = join(STATE_DIR, 'problem');
 
-function alive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
+/**
+ * Ends what a supervisor that was killed could not end itself: processes of ours that name its folder in their command
+ * line or environment. Finds none where there is no /proc.
+ */
+async function endStrays(): Promise<void> {
+  const folder = `${resolve(STATE_DIR)}/`;
+  const strays = (existsSync('/proc') ? readdirSync('/proc') : []).filter((pid) => {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
+    try {
+      return `${readFileSync(`/proc/${pid}/cmdline`)}\0${readFileSync(`/proc/${pid}/environ`)}`.includes(folder);
+    } catch {
+      return false; // gone meanwhile, or somebody else's
+    }
+  });
+  await Promise.all(strays.map((pid) => endProcess(Number(pid))));
 }
 
 /** Starts the supervisor in the background and waits until dom0 is ready. */
 export async function up(options: UpOptions): Promise<number> {
   const running = readHostState();
-  if (running !== undefined && alive(running.pid)) {
+  if (running !== undefined && isAlive(running.pid)) {
     throw new UsageError(
       `a host runs here already (${running.url}, pid ${running.pid}): take it down with "culvert down"`,
     );
   }
   checkedBoard(options.board);
   externalBroker();
+  await endStrays();
   rmSync(STATE_DIR, { recursive: true, force: true });
   mkdirSync(STATE_DIR, { recursive: true, mode: 0o700 });
   const log = openSync(join(STATE_DIR, 'supervisor.log'), 'w', 0o600);
@@ -53,13 +71,18 @@ export async function up(options: UpOptions): Promise<number> {
     stdio: ['ignore', log, log],
   });
   child.unref();
+  const exited = new Promise<void>((done) => child.once('exit', () => done()));
+  const fail = async (why: string): Promise<never> => {
+    child.kill('SIGTERM');
+    child.ref();
+    await exited;
+    throw new UsageError(why);
+  };
   const end = Date.now() + UP_LIMIT_MS;
   while (readHostState() === undefined) {
-    if (existsSync(problemFile)) throw new UsageError(readFileSync(problemFile, 'utf8').trim());
-    if (child.exitCode !== null || Date.now() > end) {
-      if (child.exitCode === null && child.pid !== undefined) process.kill(child.pid, 'SIGTERM');
-      throw new UsageError(`the host did not come up; ${join(STATE_DIR, 'supervisor.log')} says why`);
-    }
+    if (existsSync(PROBLEM_FILE)) await fail(readFileSync(PROBLEM_FILE, 'utf8').trim());
+    if (child.exitCode !== null || Date.now() > end)
+      await fail(`the host did not come up; ${join(STATE_DIR, 'supervisor.log')} says why`);
     await delay(20);
   }
   const state = readHostState()!;
@@ -76,11 +99,12 @@ export async function host(options: UpOptions): Promise<number> {
   });
   const problem = (text: string): void => {
     mkdirSync(STATE_DIR, { recursive: true });
-    writeFileSync(problemFile, `${text}\n`);
+    writeFileSync(PROBLEM_FILE, `${text}\n`);
     process.stdout.write(`${text}\n`);
   };
   process.on('SIGTERM', () => finish(0));
   process.on('SIGINT', () => finish(0));
+  process.on('SIGHUP', () => finish(0));
   let started: Host;
   const external = externalBroker();
   try {
@@ -109,33 +133,43 @@ export async function host(options: UpOptions): Promise<number> {
   });
   const ready = asOperator({ url: started.url, creds: started.operatorCreds }, function* () {
     for (;;) {
-      const reply = yield* call('d0', body('inspectRequest', { path: 'ready' }), 'inspectReply');
-      if (reply.json === 'true') return;
+      try {
+        const request = body('inspectRequest', { path: 'ready' });
+        const reply = yield* call('d0', request, 'inspectReply', { deadlineNs: FIRST_ANSWER_NS });
+        if (reply.json === 'true') return;
+      } catch (error) {
+        if (!(error instanceof Indefinite)) throw error; // it does not listen yet
+      }
       yield* sleep(20e6);
     }
   });
+  let over = false;
   ready.then(
-    () => writeFileSync(stateFile, JSON.stringify(state(), undefined, 2), { mode: 0o600 }),
+    () => over || writeFileSync(stateFile, JSON.stringify(state(), undefined, 2), { mode: 0o600 }),
     (error: unknown) => {
+      if (over) return;
       problem((error as Error).message);
       finish(1);
     },
   );
   const status = await finished;
+  over = true;
   await started.stop();
   rmSync(stateFile, { force: true });
-  return status;
+  // One that was ended before it was ready still waits for dom0 to say so.
+  process.exit(status);
 }
 
 export async function down(): Promise<number> {
   const state = readHostState();
   if (state === undefined) throw new UsageError('no host runs here');
-  if (alive(state.pid)) process.kill(state.pid, 'SIGTERM');
+  if (isAlive(state.pid)) process.kill(state.pid, 'SIGTERM');
   const end = Date.now() + DOWN_LIMIT_MS;
-  while (alive(state.pid)) {
+  while (isAlive(state.pid)) {
     if (Date.now() > end) throw new UsageError(`the host (pid ${state.pid}) does not end`);
     await delay(20);
   }
+  await endStrays();
   rmSync(STATE_DIR, { recursive: true, force: true });
   process.stdout.write('the host is down\n');
   return 0;

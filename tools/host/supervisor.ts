@@ -122,7 +122,8 @@ export class Host {
     const child = this.#spawn(service, service, this.#keys.credsOf(PEER_OF[service]), extra);
     child.once('exit', (code, signal) => {
       this.#children.delete(service);
-      if (!this.#stopping) this.#options.onServiceEnd(service, `${ended(code, signal)}${this.#lastWords(service)}`);
+      const words = signal === null ? this.#lastWords(service) : '';
+      if (!this.#stopping) this.#options.onServiceEnd(service, `${ended(code, signal)}${words}`);
     });
   }
 

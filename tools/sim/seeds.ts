@@ -1,8 +1,8 @@
 /** `culvert sim SCENARIO`: the same scenario from many seeds, each another order of events, over all cores of the machine. */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { readBoard } from '#shared/board/board-file.ts';
 import { readScenario } from '../scenario/schema.ts';
+import { checkedBoard } from './checked-board.ts';
 import type { SeedOutcome } from './seeds-worker.ts';
 
 export interface SimOptions {
@@ -17,7 +17,7 @@ const PROGRESS_EVERY = 100;
 
 export async function sim(file: string, options: SimOptions): Promise<number> {
   const scenario = readScenario(file);
-  readBoard(scenario.boardFile); // a mistake in it is told once, before the workers start
+  checkedBoard(scenario.boardFile); // a mistake in it is told once, before the workers start
   const say = (line: string): void => {
     if (options.json !== true) process.stdout.write(`${line}\n`);
   };

@@ -1,0 +1,172 @@
+/**
+ * What a user types or writes wrong: one line on stderr that says what and where, a status that is not zero, and
+ * neither a process nor a file left behind.
+ */
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { afterEach, assert, beforeEach, describe, test } from 'vitest';
+import { assertOneLine, EXAMPLES, Workplace } from '../support/culvert.ts';
+
+let place: Workplace;
+
+beforeEach(() => {
+  place = new Workplace();
+  cpSync(EXAMPLES, place.path('.'), { recursive: true });
+});
+
+afterEach(() => place.remove());
+
+/** Changes a file of the place; the change has to be one. */
+function edit(name: string, change: (text: string) => string): void {
+  const before = readFileSync(place.path(name), 'latin1');
+  const after = change(before);
+  assert.notEqual(after, before, `${name} is as it was`);
+  writeFileSync(place.path(name), after, 'latin1');
+}
+
+describe('a board that no machine can be built from', () => {
+  const spoil = (text: string, name: string): string => text.replaceAll(name, name.replace(/.$/, '_'));
+  test.each([
+    [
+      'a device tree cut short',
+      (t: string) => t.slice(0, 1000),
+      /qemu-virt\.yaml: .*truncated: its header says \d+ bytes and there are 1000/,
+    ],
+    ['a device tree of something else', () => 'not a device tree at all', /qemu-virt\.yaml: device tree/],
+    ['a device tree without ITS', (t: string) => spoil(t, 'arm,gic-v3-its'), /qemu-virt\.yaml: board has no GICv3 ITS/],
+    ['a device tree without SMMU', (t: string) => spoil(t, 'arm,smmu-v3'), /qemu-virt\.yaml: board has no SMMUv3/],
+    [
+      'a device tree without host bridge',
+      (t: string) => spoil(t, 'pci-host-ecam-generic'),
+      /board has no PCI host bridge/,
+    ],
+  ])('%s', async (_what, change, expected) => {
+    edit('boards/qemu-virt.dtb', change);
+    const outcomes = await Promise.all([
+      place.culvert(['up', '--board', 'boards/qemu-virt.yaml']),
+      place.culvert(['run', 'two-guests.yaml']),
+      place.culvert(['run', 'two-guests.yaml', '--simulated']),
+    ]);
+    for (const outcome of outcomes) assertOneLine(place, outcome, expected);
+  });
+
+  test.each([
+    [
+      'a byte of a dump that is none',
+      (t: string) => t.replace(/^20: \w\w/m, '20: zz'),
+      /qemu-virt\.lspci:\d+: "zz" in row 20 is not a byte/,
+    ],
+    [
+      'a row of a dump that is missing',
+      (t: string) => t.replace(/^20: .*\n/m, ''),
+      /qemu-virt\.lspci:\d+: row 30 where row 20 should be/,
+    ],
+    ['a dump cut short', (t: string) => t.slice(0, 2000), /qemu-virt\.lspci:\d+: /],
+    ['an empty dump', () => '', /qemu-virt\.lspci:1: no function in this dump/],
+  ])('%s', async (_what, change, expected) => {
+    edit('boards/qemu-virt.lspci', change);
+    assertOneLine(place, await place.culvert(['up', '--board', 'boards/qemu-virt.yaml']), expected);
+  });
+
+  test.each([
+    [
+      'a model that does not exist',
+      (t: string) => t.replace('model: dma-probe', 'model: dma-prober'),
+      /qemu-virt\.yaml:\d+: .*"dma-probe"/,
+    ],
+    [
+      'a function that is not in the dump',
+      (t: string) => t.replace('0000:03:00.0', '0000:03:1f.0'),
+      /qemu-virt\.yaml: .*0000:03:1f\.0/,
+    ],
+    ['an address that is none', (t: string) => t.replace('0000:03:00.0', '0000:03:33.0'), /qemu-virt\.yaml:\d+: .*BDF/],
+    [
+      'a file that is not there',
+      (t: string) => t.replace('qemu-virt.dtb', 'gone.dtb'),
+      /qemu-virt\.yaml: cannot read \S*gone\.dtb: no such file/,
+    ],
+    ['YAML that is none', (t: string) => t.replace('functions:', 'functions: ['), /qemu-virt\.yaml:\d+: /],
+  ])('%s', async (_what, change, expected) => {
+    edit('boards/qemu-virt.yaml', change);
+    assertOneLine(place, await place.culvert(['up', '--board', 'boards/qemu-virt.yaml']), expected);
+  });
+});
+
+describe('a scenario with a mistake', () => {
+  test.each([
+    [
+      'a step that does not exist',
+      (t: string) => t.replace('- xl: list', '- xxl: list'),
+      /two-guests\.yaml:\d+: "xxl" is no step; a step is one of xl, guest/,
+    ],
+    [
+      'a key that a step does not have',
+      (t: string) => t.replace('vectors: 4 }', 'vectors: 4, vector: 1 }'),
+      /two-guests\.yaml:\d+: Unrecognized key: "vector"/,
+    ],
+    [
+      'a number that is none',
+      (t: string) => t.replace('count: 1000', 'count: many'),
+      /two-guests\.yaml:\d+: .*expected number.* in steps\.\d+\.together\.0\.interrupts\.count/,
+    ],
+    [
+      'a board that is not there',
+      (t: string) => t.replace('boards/qemu-virt.yaml', 'boards/none.yaml'),
+      /none\.yaml: no such file/,
+    ],
+    [
+      'no steps',
+      (t: string) => t.replace(/steps:.*/s, 'steps: []\n'),
+      /two-guests\.yaml:\d+: a scenario needs at least one step/,
+    ],
+  ])('%s', async (_what, change, expected) => {
+    edit('two-guests.yaml', change);
+    const before = readFileSync(place.path('two-guests.yaml'), 'utf8');
+    const outcome = await place.culvert(['run', 'two-guests.yaml']);
+    assertOneLine(place, outcome, expected);
+    const line = /two-guests\.yaml:(\d+):/.exec(outcome.stderr)?.[1];
+    if (line !== undefined) assert.match(before.split('\n')[Number(line) - 1]!, /xxl|vector: 1|many|steps: \[\]/);
+  });
+
+  test('that is not there', async () => {
+    assertOneLine(place, await place.culvert(['run', 'nowhere.yaml']), /nowhere\.yaml: no such file/);
+  });
+});
+
+describe('a wrong command line', () => {
+  test.each([
+    [['frobnicate'], /unknown command 'frobnicate'/],
+    [['run'], /missing required argument 'scenario'/],
+    [['run', 'two-guests.yaml', '--sed', '3'], /unknown option '--sed' \(Did you mean --seed\?\)/],
+    [['run', 'two-guests.yaml', '--simulated', '--seed', 'x'], /'x' is invalid. a whole number was expected/],
+    [['up', '--port', '99999'], /'99999' is invalid. a port from 1 to 65535/],
+    [['run', 'two-guests.yaml', '--port', '-1'], /'-1' is invalid/],
+    [['status', '--jsn'], /unknown option '--jsn'/],
+  ])('%j', async (args, expected) => {
+    assertOneLine(place, await place.culvert(args), expected, 2);
+  });
+});
+
+describe('a host that is not there', () => {
+  test.each([[['status']], [['xl', 'list']], [['lspci']], [['down']]])('%j', async (args) => {
+    assertOneLine(place, await place.culvert(args), /no host runs here/);
+  });
+});
+
+describe('a port that is taken', () => {
+  let server: Server;
+  let port: string;
+
+  beforeEach(async () => {
+    server = createServer().listen(0, '127.0.0.1');
+    await new Promise((done) => server.once('listening', done));
+    port = String((server.address() as { port: number }).port);
+  });
+
+  afterEach(() => new Promise((done) => server.close(done)));
+
+  test.each(['up', 'run'])('ends %s', async (command) => {
+    const args = command === 'up' ? ['up', '--port', port] : ['run', 'two-guests.yaml', '--port', port];
+    assertOneLine(place, await place.culvert(args), new RegExp(`port ${port} of 127\\.0\\.0\\.1 is taken`));
+  });
+});

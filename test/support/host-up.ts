@@ -1,0 +1,83 @@
+/** A host that `culvert up` started in a place of its own, with what a test needs to work on it as its operator. */
+import { cpSync, readFileSync } from 'node:fs';
+import { body, type Peer, peerOf } from '#shared/core/core.ts';
+import { call } from '#shared/core/op.ts';
+import { asOperator, type Target } from '#tools/culvert/session.ts';
+import { EXAMPLES, Workplace } from './culvert.ts';
+
+const COMMAND_NS = 60e9;
+const POLL_MS = 50;
+const BOOT_MS = 20_000;
+
+export class HostUp {
+  readonly place = new Workplace();
+  #target: Target | undefined;
+
+  /** Starts it, with both functions of the example guests in the pool. */
+  async start(): Promise<void> {
+    cpSync(`${EXAMPLES}/guests`, this.place.path('.'), { recursive: true });
+    await this.must('up');
+    const { url, creds } = JSON.parse(readFileSync(this.place.path('.culvert/host/host.json'), 'utf8')) as Target;
+    this.#target = { url, creds: readFileSync(creds, 'utf8') };
+    for (const bdf of ['0000:01:00.0', '0000:02:00.0']) await this.must('xl', 'pci-assignable-add', bdf);
+  }
+
+  async stop(): Promise<void> {
+    await this.place.culvert(['down']);
+    this.place.remove();
+  }
+
+  get url(): string {
+    return this.#target!.url;
+  }
+
+  /** Runs a command that has to succeed. */
+  async must(...args: string[]): Promise<string> {
+    const { status, stdout, stderr } = await this.place.culvert(args);
+    if (status !== 0) throw new Error(`culvert ${args.join(' ')} ended with ${status}: ${stderr}`);
+    return stdout;
+  }
+
+  /** Creates one of the example guests and waits until its driver has its function; gives the domid. */
+  async create(name: string): Promise<number> {
+    await this.must('xl', 'create', `${name}.cfg`);
+    const domid = (await this.domids()).get(name)!;
+    const end = performance.now() + BOOT_MS;
+    for (;;) {
+      const devices = (await this.inspect(peerOf(domid), 'devices').catch(() => [])) as { driver: string }[];
+      if (devices.some((device) => device.driver !== '')) return domid;
+      if (performance.now() > end) throw new Error(`${name} has no driver for its function`);
+      await new Promise((done) => setTimeout(done, POLL_MS));
+    }
+  }
+
+  async domids(): Promise<Map<string, number>> {
+    const reply = await asOperator(this.#target!, () => call('d0', body('listDomainsRequest', {}), 'toolstackReply'));
+    return new Map(reply.domains.map((d) => [d.name, d.domid]));
+  }
+
+  async inspect(peer: Peer, path: string): Promise<unknown> {
+    const reply = await asOperator(this.#target!, () => call(peer, body('inspectRequest', { path }), 'inspectReply'));
+    if (reply.error !== '') throw new Error(reply.error);
+    return JSON.parse(reply.json);
+  }
+
+  async guest(domid: number, command: string, args: object): Promise<Record<string, unknown>> {
+    const request = body('guestCommandRequest', { command, args: JSON.stringify(args) });
+    const options = { deadlineNs: COMMAND_NS };
+    const reply = await asOperator(this.#target!, () => call(peerOf(domid), request, 'guestCommandReply', options));
+    if (reply.error !== '') throw new Error(reply.error);
+    return JSON.parse(reply.result) as Record<string, unknown>;
+  }
+
+  /** The text of a domain's credential, as only its own process has it. */
+  credsOf(domid: number): string {
+    return readFileSync(this.place.path(`.culvert/host/creds/d${domid}.creds`), 'utf8');
+  }
+
+  /** The process of a domain. */
+  pidOf(domid: number): number {
+    const log = readFileSync(this.place.path('.culvert/host/supervisor.log'), 'utf8');
+    return Number(new RegExp(`started a process for domain ${domid} \\(pid (\\d+)\\)`).exec(log)![1]);
+  }
+}
