@@ -1,6 +1,6 @@
 /** `culvert up`, `down` and `status`: a host that stays until it is taken down. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { body } from '#shared/core/core.ts';
@@ -99,7 +99,7 @@ export async function host(options: UpOptions): Promise<number> {
   });
   const problem = (text: string): void => {
     mkdirSync(STATE_DIR, { recursive: true });
-    writeFileSync(PROBLEM_FILE, `${text}\n`);
+    writeWhole(PROBLEM_FILE, `${text}\n`);
     process.stdout.write(`${text}\n`);
   };
   process.on('SIGTERM', () => finish(0));
@@ -145,7 +145,7 @@ export async function host(options: UpOptions): Promise<number> {
   });
   let over = false;
   ready.then(
-    () => over || writeFileSync(stateFile, JSON.stringify(state(), undefined, 2), { mode: 0o600 }),
+    () => over || writeWhole(stateFile, JSON.stringify(state(), undefined, 2)),
     (error: unknown) => {
       if (over) return;
       problem((error as Error).message);
@@ -176,6 +176,12 @@ export async function down(): Promise<number> {
 }
 
 const STATUS_DEADLINE_NS = 2e9;
+
+/** Writes a file so that whoever waits for it sees all of it or none. */
+function writeWhole(file: string, text: string): void {
+  writeFileSync(`${file}.new`, text, { mode: 0o600 });
+  renameSync(`${file}.new`, file);
+}
 
 /** Asks every service of the host; status 1 when one does not answer or is not ready. */
 export async function status(options: { url?: string; creds?: string; json?: boolean }): Promise<number> {
