@@ -26,7 +26,7 @@ export async function watchDomains(context: ServeContext): Promise<void> {
   });
   /** The connection that is a domain's, by the server's number for it: a second one of the same domain does not count. */
   const connectionOf = new Map<number, number>();
-  const ending = new Map<number, NodeJS.Timeout>();
+  const ending = new Set<number>();
   let id = 0;
   const tell = (domid: number, connected: boolean): void =>
     deliver('broker', {
@@ -43,19 +43,18 @@ export async function watchDomains(context: ServeContext): Promise<void> {
     if (connected) {
       if (connectionOf.has(domid)) return;
       connectionOf.set(domid, client.id);
-      const end = ending.get(domid);
-      if (end === undefined) tell(domid, true);
-      clearTimeout(end);
-      ending.delete(domid);
+      if (!ending.has(domid)) tell(domid, true);
       return;
     }
     if (connectionOf.get(domid) !== client.id) return;
     connectionOf.delete(domid);
-    const end = (): void => {
+    // What comes and goes meanwhile (somebody who only tries the credential) does not prolong it.
+    if (ending.has(domid)) return;
+    ending.add(domid);
+    setTimeout(() => {
       ending.delete(domid);
-      tell(domid, false);
-    };
-    ending.set(domid, setTimeout(end, RECONNECT_GRACE_MS));
+      if (!connectionOf.has(domid)) tell(domid, false);
+    }, RECONNECT_GRACE_MS);
   };
   bus.subscribe(CONNECT_EVENTS, (message) => onEvent(message.data, true));
   bus.subscribe(DISCONNECT_EVENTS, (message) => onEvent(message.data, false));
