@@ -5,6 +5,7 @@
 import type { Envelope } from '#gen/bus.ts';
 import { AssertionError } from './assert.ts';
 import { type Body, type BodyCase, body, type Core, type Effect, type Nanos, type Peer } from './core.ts';
+import { Heap } from './heap.ts';
 import { LIMITS } from './limits.ts';
 import { Indefinite, type Op, Refused, type Step, TimedOut } from './op.ts';
 
@@ -36,60 +37,26 @@ interface Timer {
   run: (() => void) | undefined;
 }
 
-/** A binary heap of timers by time, then by order of setting. */
 class Timers {
-  readonly #heap: Timer[] = [];
+  readonly #heap = new Heap<Timer>();
   #seq = 0;
 
   add(at: Nanos, run: () => void): Timer {
     const timer: Timer = { at, seq: this.#seq++, run };
-    const heap = this.#heap;
-    let i = heap.push(timer) - 1;
-    while (i > 0) {
-      const parent = (i - 1) >> 1;
-      if (!before(timer, heap[parent]!)) break;
-      heap[i] = heap[parent]!;
-      i = parent;
-    }
-    heap[i] = timer;
+    this.#heap.push(timer);
     return timer;
   }
 
   /** The time of the next timer that was not cancelled, or Infinity. */
   next(): Nanos {
-    while (this.#heap.length > 0 && this.#heap[0]!.run === undefined) this.#pop();
-    return this.#heap[0]?.at ?? Infinity;
+    let first = this.#heap.peek();
+    for (; first !== undefined && first.run === undefined; first = this.#heap.peek()) this.#heap.pop();
+    return first?.at ?? Infinity;
   }
 
   runDue(now: Nanos): void {
-    while (this.next() <= now) {
-      const run = this.#pop().run;
-      run?.();
-    }
+    while (this.next() <= now) this.#heap.pop()?.run?.();
   }
-
-  #pop(): Timer {
-    const heap = this.#heap;
-    const top = heap[0]!;
-    const last = heap.pop()!;
-    if (heap.length > 0) {
-      let i = 0;
-      for (;;) {
-        let child = 2 * i + 1;
-        if (child >= heap.length) break;
-        if (child + 1 < heap.length && before(heap[child + 1]!, heap[child]!)) child++;
-        if (!before(heap[child]!, last)) break;
-        heap[i] = heap[child]!;
-        i = child;
-      }
-      heap[i] = last;
-    }
-    return top;
-  }
-}
-
-function before(a: Timer, b: Timer): boolean {
-  return a.at < b.at || (a.at === b.at && a.seq < b.seq);
 }
 
 /** Requests of one peer: what was answered, and what still runs. */

@@ -8,6 +8,7 @@ import { decodeEnvelope, encodeEnvelope } from '../bus/codec.ts';
 import { INTERFACE_OF, subjectOf } from '../bus/subjects.ts';
 import { assert } from '../core/assert.ts';
 import type { Core, Effect, Nanos, Peer } from '../core/core.ts';
+import { Heap } from '../core/heap.ts';
 import { Prng } from '../core/prng.ts';
 
 export interface WorldOptions {
@@ -46,7 +47,7 @@ export class World {
   readonly #prng: Prng;
   readonly #residents = new Map<Peer, Resident>();
   readonly #lastOnSubject = new Map<string, Nanos>();
-  readonly #heap: Event[] = [];
+  readonly #heap = new Heap<Event>();
   #seq = 0;
   #lives = 0;
   #now: Nanos = 0;
@@ -103,15 +104,15 @@ export class World {
   run(done: () => boolean, withinNs: Nanos): void {
     const end = this.#now + withinNs;
     while (!done()) {
-      const next = this.#heap[0];
+      const next = this.#heap.peek();
       if (next === undefined) throw new Stuck('nothing is left to happen');
       if (next.at > end) throw new Stuck(`not done within ${withinNs / 1e9} s of virtual time`);
-      this.#step();
+      this.#heap.pop();
+      this.#step(next);
     }
   }
 
-  #step(): void {
-    const event = this.#pop();
+  #step(event: Event): void {
     this.#now = event.at;
     const resident = this.#residents.get(event.to);
     if (resident === undefined) return;
@@ -159,34 +160,7 @@ export class World {
 
   #push(at: Nanos, to: Peer, life: number, message: Event['message']): void {
     const event: Event = { at, seq: this.#seq++, to, life, message };
-    const heap = this.#heap;
-    let i = heap.push(event) - 1;
-    while (i > 0) {
-      const parent = (i - 1) >> 1;
-      if (!earlier(event, heap[parent]!)) break;
-      heap[i] = heap[parent]!;
-      i = parent;
-    }
-    heap[i] = event;
-  }
-
-  #pop(): Event {
-    const heap = this.#heap;
-    const top = heap[0]!;
-    const last = heap.pop()!;
-    if (heap.length > 0) {
-      let i = 0;
-      for (;;) {
-        let child = 2 * i + 1;
-        if (child >= heap.length) break;
-        if (child + 1 < heap.length && earlier(heap[child + 1]!, heap[child]!)) child++;
-        if (!earlier(heap[child]!, last)) break;
-        heap[i] = heap[child]!;
-        i = child;
-      }
-      heap[i] = last;
-    }
-    return top;
+    this.#heap.push(event);
   }
 
   #mixMessage(at: Nanos, from: Peer, to: Peer, envelope: Envelope): void {
@@ -224,10 +198,6 @@ function bulkBytes(envelope: Envelope): number {
     default:
       return 0;
   }
-}
-
-function earlier(a: Event, b: Event): boolean {
-  return a.at < b.at || (a.at === b.at && a.seq < b.seq);
 }
 
 function hex8(n: number): string {
