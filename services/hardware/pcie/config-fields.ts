@@ -1,25 +1,29 @@
 /**
  * Which bits of a configuration space software may write, from its header and its capabilities
  * (PCIe 5.0, "Configuration Space"). All the rest replays the dump.
- * Not modelled: INTx; the pin register reads as dumped, Interrupt Status is 0 and nothing is ever asserted.
- * Not modelled: VPD, hot plug (slot registers), Link Disable, ATS, PRI, PASID, SR-IOV, DPC, LTR, ARI of an endpoint;
- * their registers read as dumped with their enables at zero, and drop writes.
- * Not modelled: errors; AER, device and secondary status never report one.
+ * Not modelled: VPD, hot plug (slot registers), ATS, PRI, PASID, DPC, LTR; their registers read as dumped with their
+ * enables at zero, and drop writes.
+ * Not modelled: CardBus bridges (header type 2) beyond their BAR and bus numbers; their windows drop writes.
  */
 import { PCI_BRIDGE, PCI_BRIDGE_CTL, PCI_BRIDGE_RANGE_TYPE_MASK } from '#shared/arch/pci/bridge-header.ts';
 import { PCI_ACS, PCI_AER, PCI_AF, PCI_CAP_ID, PCI_EXT_CAP_ID, PCI_PM } from '#shared/arch/pci/capability.ts';
+import { PCI_EA_ENTRY } from '#shared/arch/pci/enhanced-allocation.ts';
 import {
   PCI_EXP,
+  PCI_EXP_DEVCAP_FLR,
   PCI_EXP_DEVCAP2_ARI,
   PCI_EXP_DEVCTL,
   PCI_EXP_DEVCTL2_ARI,
   PCI_EXP_DEVSTA,
   PCI_EXP_FLAGS,
+  PCI_EXP_LNKCTL_LD,
+  PCI_EXP_RTCTL_RRS_SVE,
   PCI_EXP_TYPE,
 } from '#shared/arch/pci/express.ts';
-import { PCI, PCI_COMMAND, PCI_ROM, PCI_STATUS } from '#shared/arch/pci/header.ts';
+import { PCI, PCI_COMMAND, PCI_HEADER_TYPE, PCI_ROM, PCI_STATUS } from '#shared/arch/pci/header.ts';
 import { msiLayout, PCI_MSI, PCI_MSI_FLAGS } from '#shared/arch/pci/msi.ts';
 import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
+import { PCI_SRIOV, PCI_SRIOV_CTRL } from '#shared/arch/pci/sriov.ts';
 import type { BarShape } from './bar.ts';
 import { type Capability, capabilitiesOf, extendedCapabilitiesOf } from './capability-list.ts';
 import type { ConfigSpace } from './config-space.ts';
@@ -34,24 +38,46 @@ export interface ConfigFields {
   readonly af: number;
   /** ARI Forwarding Enable is in DEVCTL2 here, or -1. */
   readonly devctl2: number;
+  /** Advanced Error Reporting; `aerRoot` is the same where it has a root port's part. */
+  readonly aer: number;
+  readonly aerRoot: number;
+  readonly acs: number;
+  readonly sriov: number;
+  /** Root Control and Link Control of a port, or -1. */
+  readonly rootControl: number;
+  readonly linkControl: number;
 }
 
-/** Declares what is writable, and says where the capabilities are. `dump` is what `space` was made from. */
+type Found = { -readonly [K in keyof ConfigFields]: number };
+
+/**
+ * Declares what is writable, and says where the capabilities are. `dump` is what `space` was made from, `vfBars` are
+ * the BARs of its VFs, `flr` false takes the offers of a Function Level Reset out of it.
+ */
 export function declareFields(
   space: ConfigSpace,
   dump: Uint8Array,
   bars: readonly BarShape[],
-  bridge: boolean,
+  vfBars: readonly BarShape[] = [],
+  flr = true,
 ): ConfigFields {
-  declareHeader(space, bars, bridge);
-  const found = { pm: -1, msi: -1, express: -1, expressType: -1, af: -1, devctl2: -1 };
-  const capabilities = capabilitiesOf(dump);
-  if (capabilities.length === 0) {
-    // Only the header was dumped: a list that leads into zeros would be worse than none.
-    space.poke(PCI.STATUS, 2, PCI_STATUS.CAP_LIST, 0);
-    space.poke(PCI.CAPABILITY_LIST, 1, 0xff, 0);
-  }
-  for (const { id, offset, roomBytes } of capabilities) {
+  const found: Found = {
+    pm: -1,
+    msi: -1,
+    express: -1,
+    expressType: -1,
+    af: -1,
+    devctl2: -1,
+    aer: -1,
+    aerRoot: -1,
+    acs: -1,
+    sriov: -1,
+    rootControl: -1,
+    linkControl: -1,
+  };
+  if (space.u16(PCI.VENDOR_ID) === 0xffff && space.u32(PCI.CLASS_PROG - 1) === 0xffff_ffff) return found; // nobody there
+  declareHeader(space, bars, space.u8(PCI.HEADER_TYPE) & PCI_HEADER_TYPE.MASK);
+  for (const { id, offset, roomBytes } of capabilitiesOf(dump)) {
     if (id === PCI_CAP_ID.PM && roomBytes >= 8) {
       found.pm = offset;
       declarePm(space, offset);
@@ -63,16 +89,18 @@ export function declareFields(
     } else if (id === PCI_CAP_ID.EXPRESS && roomBytes >= 12) {
       found.express = offset;
       found.expressType = (space.u16(offset + PCI_EXP.FLAGS) & PCI_EXP_FLAGS.TYPE_MASK) >>> PCI_EXP_FLAGS.TYPE_SHIFT;
-      found.devctl2 = declareExpress(space, offset, roomBytes, found.expressType);
+      if (!flr) space.poke(offset + PCI_EXP.DEVCAP, 4, PCI_EXP_DEVCAP_FLR, 0);
+      declareExpress(space, offset, roomBytes, found);
     } else if (id === PCI_CAP_ID.AF && roomBytes >= PCI_AF.BYTES) {
       found.af = offset; // its FLR bit reads as zero, so nothing is stored
+      if (!flr) space.poke(offset + PCI_AF.CAP, 1, PCI_AF.CAP_FLR, 0);
     }
   }
-  for (const capability of extendedCapabilitiesOf(dump)) declareExtended(space, capability, found.expressType);
+  for (const capability of extendedCapabilitiesOf(dump)) declareExtended(space, capability, found, vfBars);
   return found;
 }
 
-function declareHeader(space: ConfigSpace, bars: readonly BarShape[], bridge: boolean): void {
+function declareHeader(space: ConfigSpace, bars: readonly BarShape[], headerType: number): void {
   const command =
     PCI_COMMAND.IO |
     PCI_COMMAND.MEMORY |
@@ -88,10 +116,12 @@ function declareHeader(space: ConfigSpace, bars: readonly BarShape[], bridge: bo
   space.allow(PCI.CACHE_LINE_SIZE, 1, 0xff);
   space.allow(PCI.INTERRUPT_LINE, 1, 0xff);
   for (const bar of bars) declareBar(space, bar);
-  if (!bridge) return;
+  if (headerType === PCI_HEADER_TYPE.NORMAL || headerType > PCI_HEADER_TYPE.CARDBUS) return;
+  // The three bus numbers of a CardBus bridge stand where those of a PCI-to-PCI bridge do.
   space.allow(PCI_BRIDGE.PRIMARY_BUS, 1, 0xff);
   space.allow(PCI_BRIDGE.SECONDARY_BUS, 1, 0xff);
   space.allow(PCI_BRIDGE.SUBORDINATE_BUS, 1, 0xff);
+  if (headerType === PCI_HEADER_TYPE.CARDBUS) return;
   space.allow(PCI_BRIDGE.IO_BASE, 1, 0xf0);
   space.allow(PCI_BRIDGE.IO_LIMIT, 1, 0xf0);
   space.allowW1c(PCI_BRIDGE.SEC_STATUS, 2, PCI_STATUS.ERRORS_W1C);
@@ -112,6 +142,12 @@ function declareHeader(space: ConfigSpace, bars: readonly BarShape[], bridge: bo
 }
 
 function declareBar(space: ConfigSpace, bar: BarShape): void {
+  if (bar.fixed !== undefined) {
+    // The register at its offset is no BAR; the entry keeps its address and can be switched off.
+    space.poke(bar.offset, 4, 0xffff_ffff, 0);
+    space.allow(bar.fixed.entry, 4, PCI_EA_ENTRY.ENABLE, space.u32(bar.fixed.entry));
+    return;
+  }
   // Bits below the size are constants; in a 64-bit BAR the size may reach into the upper half.
   const low = bar.sizeBytes >= 2 ** 32 ? 0 : (0xffff_ffff << Math.log2(bar.sizeBytes)) >>> 0;
   const address = (mask: number): void => {
@@ -158,8 +194,8 @@ function declareMsi(space: ConfigSpace, at: number): void {
   space.poke(at + pending, 4, 0xffff_ffff, 0);
 }
 
-/** Returns where ARI Forwarding can be enabled, or -1. */
-function declareExpress(space: ConfigSpace, at: number, roomBytes: number, type: number): number {
+function declareExpress(space: ConfigSpace, at: number, roomBytes: number, found: Found): void {
+  const type = found.expressType;
   const version = space.u16(at + PCI_EXP.FLAGS) & PCI_EXP_FLAGS.VERSION_MASK;
   // Defaults of the book: relaxed ordering and no snoop on, read requests of up to 512 bytes.
   const devctlReset = PCI_EXP_DEVCTL.RELAXED_ORDERING | PCI_EXP_DEVCTL.NO_SNOOP | (2 << PCI_EXP_DEVCTL.READRQ_SHIFT);
@@ -168,52 +204,84 @@ function declareExpress(space: ConfigSpace, at: number, roomBytes: number, type:
   space.allowW1c(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.ERRORS_W1C);
   space.poke(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.TRANSACTIONS_PENDING, 0);
   const hasLink = type !== PCI_EXP_TYPE.RC_ENDPOINT && type !== PCI_EXP_TYPE.RC_EVENT_COLLECTOR;
+  const port = type === PCI_EXP_TYPE.ROOT_PORT || type === PCI_EXP_TYPE.DOWNSTREAM;
   // What the dump caught of the rest of these registers is off after power-on.
   for (const control of [PCI_EXP.LNKCTL, PCI_EXP.RTCTL, PCI_EXP.DEVCTL2]) {
     if (roomBytes >= control + 2 && (version >= 2 || (control === PCI_EXP.LNKCTL && hasLink)))
       space.poke(at + control, 2, 0xffff, 0);
   }
-  // ASPM, RCB, common clock, extended synch, clock power management.
-  if (hasLink && roomBytes >= 0x14) space.allow(at + PCI_EXP.LNKCTL, 2, 0x01cb);
-  if (type === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x24) space.allow(at + PCI_EXP.RTCTL, 2, 0x001f);
-  if (version < 2 || roomBytes < 0x2c) return -1;
-  const forwards = (space.u32(at + PCI_EXP.DEVCAP2) & PCI_EXP_DEVCAP2_ARI) !== 0;
+  // ASPM, RCB, common clock, extended synch, clock power management; Link Disable of a port.
+  if (hasLink && roomBytes >= 0x14) {
+    space.allow(at + PCI_EXP.LNKCTL, 2, 0x01cb | (port ? PCI_EXP_LNKCTL_LD : 0));
+    if (port) found.linkControl = at + PCI_EXP.LNKCTL;
+  }
+  if (type === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x24) {
+    const visible = (space.u16(at + PCI_EXP.RTCAP) & 1) !== 0 ? PCI_EXP_RTCTL_RRS_SVE : 0;
+    space.allow(at + PCI_EXP.RTCTL, 2, 0x000f | visible);
+    found.rootControl = at + PCI_EXP.RTCTL;
+  }
+  if (version < 2 || roomBytes < 0x2c) return;
+  const forwards = port && (space.u32(at + PCI_EXP.DEVCAP2) & PCI_EXP_DEVCAP2_ARI) !== 0;
   // Completion timeout and its disable; ARI forwarding where the port can.
   space.allow(at + PCI_EXP.DEVCTL2, 2, 0x001f | (forwards ? PCI_EXP_DEVCTL2_ARI : 0));
   if (hasLink && roomBytes >= 0x34) {
     space.allow(at + PCI_EXP.LNKCTL2, 2, 0x000f, space.u32(at + PCI_EXP.LNKCAP) & 0xf);
     space.keep(at + PCI_EXP.LNKCTL2, 2);
   }
-  return forwards ? at + PCI_EXP.DEVCTL2 : -1;
+  if (forwards) found.devctl2 = at + PCI_EXP.DEVCTL2;
 }
 
-function declareExtended(space: ConfigSpace, capability: Capability, expressType: number): void {
+function declareExtended(space: ConfigSpace, capability: Capability, found: Found, vfBars: readonly BarShape[]): void {
   const { id, offset: at, roomBytes } = capability;
-  if (id === PCI_EXT_CAP_ID.AER && roomBytes >= 0x1c) {
-    for (const status of [PCI_AER.UNCOR_STATUS, PCI_AER.COR_STATUS]) {
-      space.allowW1c(at + status, 4, 0xffff_ffff);
-      space.keep(at + status, 4);
-    }
-    for (const register of [PCI_AER.UNCOR_MASK, PCI_AER.UNCOR_SEVERITY, PCI_AER.COR_MASK]) {
-      // Which error bits a function implements is not in a dump: those that are set there, and the usual ones.
-      const usual = register === PCI_AER.COR_MASK ? 0x0000_31c1 : 0x0037_f030;
-      const dumped = space.u32(at + register);
-      space.allow(at + register, 4, usual | dumped, dumped);
-      space.keep(at + register, 4);
-    }
-    if (expressType === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x38) {
-      space.allow(at + PCI_AER.ROOT_COMMAND, 4, 0x7);
-      space.allowW1c(at + PCI_AER.ROOT_STATUS, 4, 0x7f);
-    }
+  if (id === PCI_EXT_CAP_ID.AER && roomBytes >= 0x2c) {
+    found.aer = at;
+    declareAer(space, at, found.expressType === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x38);
+    if (found.expressType === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x38) found.aerRoot = at;
   } else if (id === PCI_EXT_CAP_ID.ACS && roomBytes >= 8) {
-    // A control bit exists where the capability bit does. Nothing hangs on them: requests always go upstream.
-    space.allow(at + PCI_ACS.CTRL, 2, space.u16(at + PCI_ACS.CAP) & PCI_ACS.CTRL_MASK);
+    found.acs = at;
+    // A control bit exists where the capability bit does.
+    const capabilities = space.u16(at + PCI_ACS.CAP);
+    space.poke(at + PCI_ACS.CTRL, 2, 0xffff, 0);
+    space.allow(at + PCI_ACS.CTRL, 2, capabilities & PCI_ACS.CTRL_MASK);
+    if ((capabilities & PCI_ACS.EC) === 0) return;
+    const ports = capabilities >>> PCI_ACS.EGRESS_SIZE_SHIFT || 256;
+    for (let i = 0; i < Math.min(ports >>> 3, roomBytes - PCI_ACS.EGRESS); i++)
+      space.allow(at + PCI_ACS.EGRESS + i, 1, 0xff);
+  } else if (id === PCI_EXT_CAP_ID.SRIOV && roomBytes >= PCI_SRIOV.BYTES) {
+    found.sriov = at;
+    space.poke(at + PCI_SRIOV.CTRL, 2, 0xffff, 0);
+    space.allow(at + PCI_SRIOV.CTRL, 2, PCI_SRIOV_CTRL.VFE | PCI_SRIOV_CTRL.MSE | PCI_SRIOV_CTRL.ARI);
+    space.poke(at + PCI_SRIOV.NUM_VF, 2, 0xffff, 0);
+    space.allow(at + PCI_SRIOV.NUM_VF, 2, 0xffff);
+    space.poke(at + PCI_SRIOV.SYS_PGSIZE, 4, 0xffff_ffff, 0);
+    space.allow(at + PCI_SRIOV.SYS_PGSIZE, 4, space.u32(at + PCI_SRIOV.SUP_PGSIZE), 1);
+    for (const bar of vfBars) declareBar(space, bar);
   } else if (id === PCI_EXT_CAP_ID.ATS && roomBytes >= 8) {
     space.poke(at + 6, 2, 0x8000, 0);
-  } else if (id === PCI_EXT_CAP_ID.SRIOV && roomBytes >= 0x40) {
-    space.poke(at + 8, 2, 0xffff, 0);
-    space.poke(at + 0x10, 2, 0xffff, 0);
   } else if ((id === PCI_EXT_CAP_ID.PRI || id === PCI_EXT_CAP_ID.PASID) && roomBytes >= 8) {
     space.poke(at + (id === PCI_EXT_CAP_ID.PRI ? 4 : 6), 2, 0xffff, 0);
   }
+}
+
+function declareAer(space: ConfigSpace, at: number, root: boolean): void {
+  for (const status of [PCI_AER.UNCOR_STATUS, PCI_AER.COR_STATUS]) {
+    space.allowW1c(at + status, 4, 0xffff_ffff);
+    space.keep(at + status, 4);
+  }
+  for (const register of [PCI_AER.UNCOR_MASK, PCI_AER.UNCOR_SEVERITY, PCI_AER.COR_MASK]) {
+    // Which error bits a function implements is not in a dump: those that are set there, and the usual ones.
+    const usual = register === PCI_AER.COR_MASK ? 0x0000_31c1 : 0x0037_f030;
+    const dumped = space.u32(at + register);
+    space.allow(at + register, 4, usual | dumped, dumped);
+    space.keep(at + register, 4);
+  }
+  space.keep(at + PCI_AER.CAP, 4);
+  space.log(at + PCI_AER.CAP, 4);
+  space.log(at + PCI_AER.HEADER_LOG, 16);
+  if (!root) return;
+  space.log(at + PCI_AER.ROOT_SOURCE, 4);
+  space.poke(at + PCI_AER.ROOT_COMMAND, 4, 0x7, 0);
+  space.allow(at + PCI_AER.ROOT_COMMAND, 4, 0x7);
+  space.allowW1c(at + PCI_AER.ROOT_STATUS, 4, 0x7f);
+  space.keep(at + PCI_AER.ROOT_STATUS, 4);
 }

@@ -3,6 +3,8 @@
  * writable, bit by bit, and accesses of 1, 2 and 4 bytes. Which bits those are is in config-fields.ts.
  */
 
+import { loadArray } from '../state/saved.ts';
+
 export class ConfigSpace {
   /** Bytes that answer. Beyond them: all ones, writes dropped. */
   readonly sizeBytes: number;
@@ -11,16 +13,24 @@ export class ConfigSpace {
   readonly #w1c: Uint8Array;
   readonly #atReset: Uint8Array;
   readonly #sticky: Uint8Array;
+  /** What the function itself writes into read-only bytes, as it is at power-on. */
+  readonly #initial: { readonly offset: number; readonly bytes: Uint8Array }[];
+  /** Every byte as it was before the function began to change read-only ones on its own. */
+  #declared: Uint8Array | undefined;
 
-  /** Starts with the dump's bytes, zeros behind them, and nothing writable. */
-  constructor(dump: Uint8Array, sizeBytes: number) {
+  /**
+   * Starts with the dump's bytes, zeros behind them, and nothing writable; or, with `like`, as a twin of that one: its
+   * bytes as they are now, and the same fields, which are then shared.
+   */
+  constructor(dump: Uint8Array, sizeBytes: number, like?: ConfigSpace) {
     this.sizeBytes = sizeBytes;
     this.#bytes = new Uint8Array(sizeBytes);
-    this.#bytes.set(dump.subarray(0, sizeBytes));
-    this.#writable = new Uint8Array(sizeBytes);
-    this.#w1c = new Uint8Array(sizeBytes);
-    this.#atReset = new Uint8Array(sizeBytes);
-    this.#sticky = new Uint8Array(sizeBytes);
+    this.#bytes.set(like === undefined ? dump.subarray(0, sizeBytes) : like.#bytes);
+    this.#initial = like === undefined ? [] : like.#initial;
+    this.#writable = like === undefined ? new Uint8Array(sizeBytes) : like.#writable;
+    this.#w1c = like === undefined ? new Uint8Array(sizeBytes) : like.#w1c;
+    this.#atReset = like === undefined ? new Uint8Array(sizeBytes) : like.#atReset;
+    this.#sticky = like === undefined ? new Uint8Array(sizeBytes) : like.#sticky;
   }
 
   // Declaring fields.
@@ -33,6 +43,12 @@ export class ConfigSpace {
     }
   }
 
+  /** Bits of `mask` are read-only after all, and zero. */
+  forbid(offset: number, size: number, mask: number): void {
+    for (let i = 0; i < size; i++) this.#writable[offset + i]! &= ~(mask >>> (8 * i));
+    this.poke(offset, size, mask, 0);
+  }
+
   /** Bits of `mask` are cleared by writing a one. They are zero after a reset. */
   allowW1c(offset: number, size: number, mask: number): void {
     for (let i = 0; i < size; i++) this.#w1c[offset + i]! |= (mask >>> (8 * i)) & 0xff;
@@ -43,12 +59,34 @@ export class ConfigSpace {
     this.#sticky.fill(1, offset, offset + size);
   }
 
+  /** Read-only bytes that the function changes by `poke`: every reset but power-on leaves them. */
+  log(offset: number, size: number): void {
+    this.#initial.push({ offset, bytes: this.#bytes.slice(offset, offset + size) });
+  }
+
   /** Sets bits of `mask` to those of `value`, whatever software may do. For the function itself. */
   poke(offset: number, size: number, mask: number, value: number): void {
     for (let i = 0; i < size; i++) {
       const m = (mask >>> (8 * i)) & 0xff;
       this.#bytes[offset + i] = (this.#bytes[offset + i]! & ~m) | ((value >>> (8 * i)) & m);
     }
+  }
+
+  /** Changes one byte on its own, read-only bits too; only power-on makes it again what it was. */
+  misbehave(offset: number, value: number): void {
+    if (offset >= this.sizeBytes) return;
+    this.#declared ??= this.#bytes.slice();
+    this.#bytes[offset] = value;
+  }
+
+  save(): unknown {
+    return { bytes: this.#bytes.slice(), declared: this.#declared?.slice() };
+  }
+
+  load(state: unknown): void {
+    const saved = state as { bytes: Uint8Array; declared: Uint8Array | undefined };
+    loadArray(this.#bytes, saved.bytes, 'configuration space');
+    this.#declared = saved.declared?.slice();
   }
 
   // Accesses.
@@ -83,6 +121,11 @@ export class ConfigSpace {
 
   /** Writable bits take their reset values, and read-only ones stay. */
   reset(powerOn: boolean): void {
+    if (powerOn && this.#declared !== undefined) {
+      this.#bytes.set(this.#declared);
+      this.#declared = undefined;
+    }
+    if (powerOn) for (const { offset, bytes } of this.#initial) this.#bytes.set(bytes, offset);
     for (let at = 0; at < this.sizeBytes; at++) {
       if (this.#sticky[at] === 1 && !powerOn) continue;
       const changes = this.#writable[at]! | this.#w1c[at]!;

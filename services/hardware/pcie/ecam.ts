@@ -34,6 +34,16 @@ export class EcamWindow implements MmioTarget {
     this.#find(bus, (offset >>> 12) & 0xff)?.configWrite(offset & 0xfff, size, value, bus);
   }
 
+  save(): unknown {
+    return { reads: this.reads, writes: this.writes };
+  }
+
+  load(state: unknown): void {
+    const { reads, writes } = state as { reads: number; writes: number };
+    this.reads = reads;
+    this.writes = writes;
+  }
+
   #busAt(offset: number): number {
     return this.#firstBus + Math.floor(offset / 0x10_0000);
   }

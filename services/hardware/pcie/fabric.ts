@@ -8,29 +8,51 @@ import { assert } from '#shared/core/assert.ts';
 import { busOf, segmentOf } from '#shared/ids/sbdf.ts';
 import { type Board, type BoardBridge, isBridge, secondaryBusOf } from '../board.ts';
 import type { DmaTranslator, Scheduler } from '../bus/transaction.ts';
+import type { Saved } from '../state/saved.ts';
 import { registerBarOf } from './bar.ts';
 import { Bridge } from './bridge.ts';
+import { functionParts } from './function-parts.ts';
 import { DmaProbe } from './functions/dma-probe.ts';
 import { Inert } from './functions/inert.ts';
+import { nicMaker } from './functions/nic-model.ts';
+import { NicWires } from './functions/nic-wire.ts';
+import { nvmeMaker } from './functions/nvme-model.ts';
 import { HostBridge } from './host-bridge.ts';
+import { type IntxSink, WiredOr } from './intx.ts';
 import type { PciBus } from './pci-bus.ts';
-import { PciFunction, type UpstreamPort } from './pci-function.ts';
+import { type ModelFactory, PciFunction } from './pci-function.ts';
+import { Route } from './route.ts';
+import { PhysicalFunction } from './sriov.ts';
 
-export class PcieFabric {
+export class PcieFabric implements Saved {
   readonly bridges: readonly HostBridge[];
+  readonly route = new Route();
   readonly #functions = new Map<number, PciFunction>();
+  readonly #wires = new NicWires();
+  /** SPIs, ORed over all bridges. */
+  readonly #spis: WiredOr;
 
-  /** `translatorFor` gives the SMMU in front of a bridge. */
-  constructor(board: Board, translatorFor: (bridge: BoardBridge) => DmaTranslator, scheduler: Scheduler) {
+  /** `translatorFor` gives the SMMU in front of a bridge; `intx` takes the levels of the SPIs that pins lead to. */
+  constructor(
+    board: Board,
+    translatorFor: (bridge: BoardBridge) => DmaTranslator,
+    scheduler: Scheduler,
+    intx: IntxSink = { set: () => {} },
+  ) {
+    this.#spis = new WiredOr((spi, level) => intx.set(spi, level));
     this.bridges = board.bridges.map((bridge) => {
-      const host = new HostBridge(bridge, translatorFor(bridge));
-      const mine = board.functions.filter(
-        (fn) =>
-          segmentOf(fn.sbdf) === bridge.segment &&
-          busOf(fn.sbdf) >= bridge.busRange.first &&
-          busOf(fn.sbdf) <= bridge.busRange.last,
-      );
-      this.#populate(host.root, host, bridge.busRange.first, mine, scheduler);
+      const sink = { set: (spi: number, level: boolean): void => this.#spis.change(spi, level) };
+      const host = new HostBridge(bridge, translatorFor(bridge), this.route, scheduler, sink);
+      const mine = new Map<number, BoardFunction[]>();
+      for (const fn of board.functions) {
+        const bus = busOf(fn.sbdf);
+        if (segmentOf(fn.sbdf) !== bridge.segment || bus < bridge.busRange.first || bus > bridge.busRange.last)
+          continue;
+        const there = mine.get(bus);
+        if (there === undefined) mine.set(bus, [fn]);
+        else there.push(fn);
+      }
+      this.#populate(host.root, bridge.busRange.first, mine, scheduler);
       return host;
     });
     assert(this.#functions.size === board.functions.length, 'a function of the board hangs below no bridge');
@@ -43,41 +65,72 @@ export class PcieFabric {
 
   /** Power goes off and on: everything is as after the construction. */
   reset(): void {
-    for (const bridge of this.bridges) bridge.root.reset('power-on');
+    for (const bridge of this.bridges) {
+      bridge.pem?.reset();
+      bridge.root.reset('power-on');
+    }
+  }
+
+  /** SPIs that a pin holds high now. */
+  get highSpis(): readonly number[] {
+    return this.#spis.high();
+  }
+
+  save(): unknown {
+    return { route: this.route.save(), spis: this.#spis.save(), bridges: this.bridges.map((bridge) => bridge.save()) };
+  }
+
+  load(state: unknown): void {
+    const { route, spis, bridges } = state as { route: unknown; spis: unknown; bridges: readonly unknown[] };
+    this.route.load(route);
+    this.#spis.load(spis);
+    this.bridges.forEach((bridge, i) => {
+      bridge.load(bridges[i]);
+    });
   }
 
   inspect(): unknown {
-    return { bridges: this.bridges.map((bridge) => bridge.inspect()) };
+    return {
+      ...this.route.inspect(),
+      highSpis: this.highSpis,
+      bridges: this.bridges.map((bridge) => bridge.inspect()),
+    };
   }
 
   #populate(
     bus: PciBus,
-    upstream: UpstreamPort,
     number: number,
-    functions: readonly BoardFunction[],
+    functions: ReadonlyMap<number, readonly BoardFunction[]>,
     scheduler: Scheduler,
   ): void {
-    for (const fn of functions.filter((f) => busOf(f.sbdf) === number)) {
+    for (const fn of functions.get(number) ?? []) {
       if (isBridge(fn)) {
-        const bridge = new Bridge(fn, upstream);
-        this.#add(bus, fn, bridge);
+        const bridge = new Bridge(fn, bus);
+        bus.add(bridge, true);
+        this.#functions.set(fn.sbdf, bridge);
         const below = secondaryBusOf(fn);
-        if (below !== 0) this.#populate(bridge.below, bridge, below, functions, scheduler);
-      } else this.#add(bus, fn, endpoint(fn, upstream, scheduler));
+        if (below !== 0) this.#populate(bridge.below, below, functions, scheduler);
+      } else {
+        const endpoint = endpointOf(fn, bus, scheduler, this.#wires);
+        bus.add(endpoint);
+        this.#functions.set(fn.sbdf, endpoint);
+      }
     }
-  }
-
-  #add(bus: PciBus, board: BoardFunction, fn: PciFunction): void {
-    bus.add(fn);
-    this.#functions.set(board.sbdf, fn);
   }
 }
 
-function endpoint(fn: BoardFunction, upstream: UpstreamPort, scheduler: Scheduler): PciFunction {
-  return new PciFunction(fn, upstream, (host, bars, msix) => {
+function endpointOf(fn: BoardFunction, bus: PciBus, scheduler: Scheduler, wires: NicWires): PciFunction {
+  const parts = functionParts(fn);
+  const nic = nicMaker(fn, scheduler, wires);
+  const nvme = nvmeMaker(fn, scheduler);
+  const model: ModelFactory = (host, bars, msix) => {
     if (fn.model === 'inert') return new Inert();
+    if (fn.model === 'nvme') return nvme(host, bars, msix) ?? new Inert();
+    if (fn.model === 'nic') return nic(host, bars, msix) ?? new Inert();
     const bar = registerBarOf(bars, msix, DMA_PROBE_BYTES);
-    assert(bar !== undefined, 'a board was loaded with a dma-probe that has no BAR for its registers');
+    // A VF whose PF has no such VF BAR has nothing behind it.
+    if (bar === undefined) return new Inert();
     return new DmaProbe(bar.index, host, scheduler);
-  });
+  };
+  return parts.fields.sriov >= 0 ? new PhysicalFunction(fn, bus, model, parts) : new PciFunction(fn, bus, model, parts);
 }

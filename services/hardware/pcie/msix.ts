@@ -5,6 +5,7 @@
  * unmasked entry holds from the next message on.
  */
 import { msixPbaBytes, PCI_MSIX_ENTRY, PCI_MSIX_ENTRY_MASKED, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
+import { loadArray } from '../state/saved.ts';
 import type { MsixShape } from './bar.ts';
 
 /** Sends one message; false when the function may not (no bus master, not in D0): it is lost then. */
@@ -74,6 +75,16 @@ export class Msix {
       this.#words[word] = value & PCI_MSIX_ENTRY_MASKED;
       this.#deliverPending(Math.floor(word / ENTRY_WORDS));
     } else this.#words[word] = field === 0 ? value & ~3 : value;
+  }
+
+  save(): unknown {
+    return { words: this.#words.slice(), pending: this.#pending.slice() };
+  }
+
+  load(state: unknown): void {
+    const saved = state as { words: Uint32Array; pending: Uint32Array };
+    loadArray(this.#words, saved.words, 'MSI-X table');
+    loadArray(this.#pending, saved.pending, 'MSI-X pending bits');
   }
 
   inspect(): unknown {

@@ -1,7 +1,7 @@
 /**
  * Which configuration writes reset a function (PCIe 5.0, "Function Level Reset"; PCI-PM, D3hot to D0; Advanced
- * Features capability). A reset is over when the write returns; the function answers at once.
- * Not modelled: the time that a function needs after a reset, so it never answers RRS (vendor id 0001).
+ * Features capability). A reset is over when the write returns, and the function answers at once unless the board
+ * gives it a time (readiness.ts).
  */
 import { PCI_AF, PCI_PM } from '#shared/arch/pci/capability.ts';
 import { PCI_EXP, PCI_EXP_DEVCAP_FLR, PCI_EXP_DEVCTL } from '#shared/arch/pci/express.ts';
@@ -28,9 +28,19 @@ export function startsFlr(
   return false;
 }
 
-/** The power state that PMCSR says: 0 for D0 to 3 for D3hot. */
-export function powerState(config: ConfigSpace, fields: ConfigFields): number {
-  return fields.pm < 0 ? 0 : config.u16(fields.pm + PCI_PM.CTRL) & PCI_PM.CTRL_STATE_MASK;
+/**
+ * The power state that PMCSR says: 0 for D0 to 3 for D3hot. D1 and D2 are optional: a write of one that the function
+ * does not have is taken back, and it stays in `before`.
+ */
+export function powerState(config: ConfigSpace, fields: ConfigFields, before: number): number {
+  if (fields.pm < 0) return 0;
+  const state = config.u16(fields.pm + PCI_PM.CTRL) & PCI_PM.CTRL_STATE_MASK;
+  const capabilities = config.u16(fields.pm + PCI_PM.PMC);
+  const lacks =
+    (state === 1 && (capabilities & PCI_PM.PMC_D1) === 0) || (state === 2 && (capabilities & PCI_PM.PMC_D2) === 0);
+  if (!lacks) return state;
+  config.poke(fields.pm + PCI_PM.CTRL, 2, PCI_PM.CTRL_STATE_MASK, before);
+  return before;
 }
 
 /** Whether the step from D3hot back to D0 resets this function. */

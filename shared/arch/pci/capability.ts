@@ -55,18 +55,72 @@ export const PCI_AF = {
   CAP_TP: 1 << 0,
   CAP_FLR: 1 << 1,
   CTRL_FLR: 1 << 0,
+  STATUS_TP: 1 << 0,
   BYTES: 6,
 } as const;
 
+/** PCIe 5.0, "Advanced Error Reporting Extended Capability". The last three stand in root ports only. */
 export const PCI_AER = {
   UNCOR_STATUS: 0x04,
   UNCOR_MASK: 0x08,
   UNCOR_SEVERITY: 0x0c,
   COR_STATUS: 0x10,
   COR_MASK: 0x14,
+  /** First Error Pointer [4:0]; ECRC generation and check: capable 5 and 7, enabled 6 and 8. */
   CAP: 0x18,
+  CAP_FIRST_ERROR_MASK: 0x1f,
+  /** The first four doublewords of the request that the first error is about. */
+  HEADER_LOG: 0x1c,
   ROOT_COMMAND: 0x2c,
   ROOT_STATUS: 0x30,
+  /** Requester id of the first ERR_COR [15:0] and of the first ERR_NONFATAL or ERR_FATAL [31:16]. */
+  ROOT_SOURCE: 0x34,
 } as const;
 
-export const PCI_ACS = { CAP: 4, CTRL: 6, CTRL_MASK: 0x7f } as const;
+/** Bit numbers in UNCOR_STATUS, UNCOR_MASK and UNCOR_SEVERITY. */
+export const PCI_AER_UNCOR = {
+  POISONED: 12,
+  COMPLETION_TIMEOUT: 14,
+  COMPLETER_ABORT: 15,
+  UNEXPECTED_COMPLETION: 16,
+  MALFORMED: 18,
+  UNSUPPORTED_REQUEST: 20,
+  ACS_VIOLATION: 21,
+} as const;
+/** In COR_STATUS and COR_MASK: an uncorrectable error that its detector only advises of. */
+export const PCI_AER_COR_ADVISORY_NONFATAL = 1 << 13;
+
+export const PCI_AER_ROOT_COMMAND = { COR: 1 << 0, NONFATAL: 1 << 1, FATAL: 1 << 2 } as const;
+export const PCI_AER_ROOT_STATUS = {
+  COR_RECEIVED: 1 << 0,
+  COR_MULTIPLE: 1 << 1,
+  UNCOR_RECEIVED: 1 << 2,
+  UNCOR_MULTIPLE: 1 << 3,
+  FIRST_FATAL: 1 << 4,
+  NONFATAL_RECEIVED: 1 << 5,
+  FATAL_RECEIVED: 1 << 6,
+  /** Advanced Error Interrupt Message Number, [31:27]. */
+  MESSAGE_SHIFT: 27,
+} as const;
+
+/** PCIe 5.0, "ACS Extended Capability". The control bits are those of the capability: */
+export const PCI_ACS = {
+  CAP: 4,
+  CTRL: 6,
+  /** Bit n: a peer request to port (or function) n is stopped. */
+  EGRESS: 8,
+  CTRL_MASK: 0x7f,
+  /** Source Validation, Translation Blocking, P2P Request Redirect, P2P Completion Redirect. */
+  SV: 1 << 0,
+  TB: 1 << 1,
+  RR: 1 << 2,
+  CR: 1 << 3,
+  /** Upstream Forwarding, P2P Egress Control, Direct Translated P2P. */
+  UF: 1 << 4,
+  EC: 1 << 5,
+  DT: 1 << 6,
+  EGRESS_SIZE_SHIFT: 8,
+} as const;
+
+/** PCIe 5.0, "Alternative Routing-ID Interpretation Extended Capability". */
+export const PCI_ARI = { CAP: 4, CTRL: 6, NEXT_FUNCTION_SHIFT: 8 } as const;

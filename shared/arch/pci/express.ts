@@ -38,6 +38,11 @@ export const PCI_EXP_TYPE = {
 
 export const PCI_EXP_DEVCAP_FLR = 0x1000_0000;
 export const PCI_EXP_DEVCTL = {
+  /** Correctable, Non-Fatal, Fatal Error and Unsupported Request Reporting Enable. */
+  CERE: 1 << 0,
+  NFERE: 1 << 1,
+  FERE: 1 << 2,
+  URRE: 1 << 3,
   RELAXED_ORDERING: 1 << 4,
   NO_SNOOP: 1 << 11,
   /** MRRS, [14:12]; 2 is 512 bytes. */
@@ -46,6 +51,18 @@ export const PCI_EXP_DEVCTL = {
   INITIATE_FLR: 1 << 15,
 } as const;
 /** The four error bits are W1C; transactions pending is read-only. */
-export const PCI_EXP_DEVSTA = { ERRORS_W1C: 0xf, TRANSACTIONS_PENDING: 1 << 5 } as const;
+export const PCI_EXP_DEVSTA = {
+  CED: 1 << 0,
+  NFED: 1 << 1,
+  FED: 1 << 2,
+  URD: 1 << 3,
+  ERRORS_W1C: 0xf,
+  TRANSACTIONS_PENDING: 1 << 5,
+} as const;
+/** RTCTL: a configuration read of the vendor id shows Request Retry Status as 0001 (RRS, formerly CRS, Software Visibility). */
+export const PCI_EXP_RTCTL_RRS_SVE = 1 << 4;
+/** LNKCTL: Link Disable. LNKCAP: the port's number, [31:24]. */
+export const PCI_EXP_LNKCTL_LD = 1 << 4;
+export const PCI_EXP_LNKCAP_PORT_SHIFT = 24;
 export const PCI_EXP_DEVCAP2_ARI = 1 << 5;
 export const PCI_EXP_DEVCTL2_ARI = 1 << 5;

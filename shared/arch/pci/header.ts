@@ -39,6 +39,10 @@ export const PCI_COMMAND = {
 export const PCI_STATUS = {
   INTERRUPT: 1 << 3,
   CAP_LIST: 1 << 4,
+  SIG_TARGET_ABORT: 1 << 11,
+  REC_TARGET_ABORT: 1 << 12,
+  REC_MASTER_ABORT: 1 << 13,
+  SIG_SYSTEM_ERROR: 1 << 14,
   /** The error bits, which a one clears: 8 and 11 to 15. */
   ERRORS_W1C: 0xf900,
 } as const;

@@ -1,60 +1,91 @@
 /**
- * The `dma-probe` endpoint: any DMA and any interrupt that its driver asks for (shared/arch/dma-probe.ts is its data
- * sheet). A command runs in bursts of at most 1 MiB; each takes time, and what a burst does happens at its end.
+ * The `dma-probe` endpoint: any DMA and any interrupt that its driver asks for, and on demand what a broken or hostile
+ * device would do (shared/arch/dma-probe.ts is its data sheet, docs/reference/hardware/dma-probe.md its manual).
+ * A command runs in bursts of at most 1 MiB; each takes time, and what a burst does happens at its end.
  */
 import {
   DMA_PROBE,
   DMA_PROBE_BYTES,
   DMA_PROBE_CHECKSUM_START,
   DMA_PROBE_COMMAND_IRQ,
+  DMA_PROBE_DESCRIPTOR,
   DMA_PROBE_MAGIC,
+  DMA_PROBE_MISBEHAVE,
   DMA_PROBE_OP,
   DMA_PROBE_STATUS,
   dmaProbeFill,
   dmaProbeSum,
 } from '#shared/arch/dma-probe.ts';
 import type { Scheduler } from '../../bus/transaction.ts';
-import type { DeviceHost, DeviceModel } from './function.ts';
+import { loadArray } from '../../state/saved.ts';
+import type { ResetKind } from '../reset.ts';
+import { ADDRESS_TYPE } from '../route.ts';
+import type { DeviceHost, DeviceModel, RogueHost } from './function.ts';
 
 const BURST_BYTES = 0x10_0000;
 /** Cost of a burst: a round trip, then 8 bytes a nanosecond (a x8 link of 8 GT/s). */
 const BURST_NS = 500;
 const BYTES_PER_NS = 8;
 /** Registers that keep what is written to them, each a 32-bit word. */
-const PLAIN_RW: readonly number[] = [
+const PLAIN_RW: ReadonlySet<number> = new Set([
   DMA_PROBE.SRC_LO,
   DMA_PROBE.SRC_HI,
   DMA_PROBE.DST_LO,
   DMA_PROBE.DST_HI,
-  DMA_PROBE.LENGTH_LO,
   DMA_PROBE.LENGTH_HI,
   DMA_PROBE.PATTERN,
   DMA_PROBE.VECTOR,
-];
+  DMA_PROBE.COUNT,
+  DMA_PROBE.MISBEHAVE,
+  DMA_PROBE.FORGED_RID,
+  DMA_PROBE.CONFIG_AT,
+  DMA_PROBE.CONFIG_VALUE,
+]);
 
+/** A command, or the descriptor of a CHAIN that is under way. Plain numbers: it is saved as it is. */
 interface Command {
-  readonly op: number;
-  readonly irq: boolean;
-  readonly source: number;
-  readonly target: number;
-  readonly lengthBytes: number;
-  readonly seed: number;
+  op: number;
+  source: number;
+  target: number;
+  lengthBytes: number;
+  seed: number;
   done: number;
+  /** When its next burst is due, on the scheduler's clock. */
+  dueNs: number;
+  readonly irq: boolean;
+  /** What its requests carry and ignore, as it was when the command started. */
+  readonly rid: number;
+  readonly misbehave: number;
+  /** Of a CHAIN: the descriptor under way (-1: none is fetched yet), the next one, and how many are left. */
+  descriptor: number;
+  next: number;
+  left: number;
+}
+
+interface Poke {
+  readonly dueNs: number;
+  readonly offset: number;
+  readonly bytes: number;
+  readonly value: number;
 }
 
 export class DmaProbe implements DeviceModel {
   readonly name = 'dma-probe';
   readonly #bar: number;
-  readonly #host: DeviceHost;
+  readonly #host: DeviceHost & RogueHost;
   readonly #scheduler: Scheduler;
-  readonly #words = new Uint32Array(DMA_PROBE_BYTES / 4);
+  readonly #words = new Uint32Array(0x80 / 4);
+  readonly #descriptor = new DataView(new ArrayBuffer(DMA_PROBE_DESCRIPTOR.BYTES));
+  readonly #four = new DataView(new ArrayBuffer(4));
   #status = 0;
   /** The command under way. A burst that finds another one, or none, was overtaken by a reset. */
   #command: Command | undefined;
+  /** Pokes of configuration space that are still to come; power-on forgets them. */
+  #pokes: Poke[] = [];
   #buffer: Int32Array | undefined;
 
   /** `bar`: the BAR whose first page holds the registers. */
-  constructor(bar: number, host: DeviceHost, scheduler: Scheduler) {
+  constructor(bar: number, host: DeviceHost & RogueHost, scheduler: Scheduler) {
     this.#bar = bar;
     this.#host = host;
     this.#scheduler = scheduler;
@@ -66,13 +97,21 @@ export class DmaProbe implements DeviceModel {
       case DMA_PROBE.ID:
         return DMA_PROBE_MAGIC;
       case DMA_PROBE.VERSION:
-        return 1;
+        return 2;
       case DMA_PROBE.STATUS:
         return this.#status;
       case DMA_PROBE.MESSAGES:
         return this.#host.messagesSent;
+      case DMA_PROBE.RID:
+        return this.#host.rid;
+      case DMA_PROBE.ABORT_READ:
+        this.#host.refuseRead('abort');
+        return 0;
+      case DMA_PROBE.HANG_READ:
+        this.#host.refuseRead('timeout');
+        return 0;
       default:
-        return this.#words[offset >>> 2]!;
+        return this.#words[offset >>> 2] ?? 0;
     }
   }
 
@@ -86,24 +125,60 @@ export class DmaProbe implements DeviceModel {
         this.#start(value);
         break;
       case DMA_PROBE.RAISE:
-        for (let v = 0; v < 32; v++) if ((value & (1 << v)) !== 0) this.#host.raise(v);
+        for (let v = 0; v < 32; v++) if ((value & (1 << v)) !== 0) this.#raise(v);
         break;
       case DMA_PROBE.RAISE_ONE:
-        this.#host.raise(value);
+        this.#raise(value);
         break;
       case DMA_PROBE.LENGTH_LO:
         this.#set(offset, value & ~3);
         break;
+      case DMA_PROBE.CONFIG_POKE:
+        this.#poke(value);
+        break;
+      case DMA_PROBE.INTERRUPTS:
+        this.#set(offset, this.#get(offset) & ~value);
+        this.#host.setIntx(this.#get(offset) !== 0);
+        break;
       default:
-        if (PLAIN_RW.includes(offset)) this.#set(offset, value);
+        if (PLAIN_RW.has(offset)) this.#set(offset, value);
     }
   }
 
-  reset(): void {
+  reset(kind: ResetKind): void {
     this.#words.fill(0);
     this.#status = 0;
+    const command = this.#command;
+    const stubborn = command !== undefined && (command.misbehave & DMA_PROBE_MISBEHAVE.STUBBORN) !== 0;
+    if (kind === 'power-on') this.#pokes = [];
+    if (stubborn && kind !== 'power-on') return;
     this.#command = undefined;
     this.#host.setTransactionsPending(false);
+  }
+
+  save(): unknown {
+    const command = this.#command === undefined ? undefined : { ...this.#command };
+    return {
+      words: this.#words.slice(),
+      status: this.#status,
+      command,
+      pokes: this.#pokes.map((poke) => ({ ...poke })),
+    };
+  }
+
+  load(state: unknown): void {
+    const saved = state as {
+      words: Uint32Array;
+      status: number;
+      command: Command | undefined;
+      pokes: readonly Poke[];
+    };
+    loadArray(this.#words, saved.words, 'dma-probe');
+    this.#status = saved.status;
+    this.#pokes = saved.pokes.map((poke) => ({ ...poke }));
+    for (const poke of this.#pokes) this.#armPoke(poke);
+    this.#command = saved.command === undefined ? undefined : { ...saved.command };
+    if (this.#command !== undefined) this.#arm(this.#command, Math.max(0, this.#command.dueNs - this.#now));
   }
 
   inspect(): unknown {
@@ -116,19 +191,58 @@ export class DmaProbe implements DeviceModel {
     };
   }
 
+  /** Without MSI and MSI-X an interrupt is a bit, and the pin the sum of the bits. */
+  #raise(vector: number): void {
+    if (this.#host.messageSignalled) {
+      this.#host.raise(vector);
+      return;
+    }
+    this.#set(DMA_PROBE.INTERRUPTS, this.#get(DMA_PROBE.INTERRUPTS) | (1 << (vector & 31)));
+    this.#host.setIntx(true);
+  }
+
+  #poke(delayNs: number): void {
+    const at = this.#get(DMA_PROBE.CONFIG_AT);
+    const bytes = Math.min(4, (at >>> 16) & 7);
+    const poke = { dueNs: this.#now + delayNs, offset: at & 0xfff, bytes, value: this.#get(DMA_PROBE.CONFIG_VALUE) };
+    if (delayNs === 0) {
+      this.#host.rogueConfig(poke.offset, poke.bytes, poke.value);
+      return;
+    }
+    this.#pokes.push(poke);
+    this.#armPoke(poke);
+  }
+
+  #armPoke(poke: Poke): void {
+    this.#scheduler.after(Math.max(0, poke.dueNs - this.#now), () => {
+      if (!this.#pokes.includes(poke)) return;
+      this.#pokes = this.#pokes.filter((other) => other !== poke);
+      this.#host.rogueConfig(poke.offset, poke.bytes, poke.value);
+    });
+  }
+
   #start(value: number): void {
     const op = value & 0xf;
-    if (this.#command !== undefined || op < DMA_PROBE_OP.READ || op > DMA_PROBE_OP.COPY) return;
+    if (this.#command !== undefined || op < DMA_PROBE_OP.READ || op > DMA_PROBE_OP.CHAIN) return;
+    const source = this.#get64(DMA_PROBE.SRC_LO);
+    const misbehave = this.#get(DMA_PROBE.MISBEHAVE);
+    const forged = (misbehave & DMA_PROBE_MISBEHAVE.FORGE_RID) !== 0;
     const command: Command = {
       op,
       irq: (value & DMA_PROBE_COMMAND_IRQ) !== 0,
-      source: this.#get64(DMA_PROBE.SRC_LO),
+      source,
       target: this.#get64(DMA_PROBE.DST_LO),
-      lengthBytes: this.#get64(DMA_PROBE.LENGTH_LO),
+      lengthBytes: op === DMA_PROBE_OP.MESSAGE ? 4 : op === DMA_PROBE_OP.CHAIN ? 0 : this.#get64(DMA_PROBE.LENGTH_LO),
       seed: this.#get(DMA_PROBE.PATTERN),
       done: 0,
+      dueNs: 0,
+      rid: forged ? this.#get(DMA_PROBE.FORGED_RID) & 0xffff : this.#host.rid,
+      misbehave,
+      descriptor: -1,
+      next: source,
+      left: op === DMA_PROBE_OP.CHAIN ? this.#get(DMA_PROBE.COUNT) : 0,
     };
-    if (op === DMA_PROBE_OP.READ) this.#set(DMA_PROBE.CHECKSUM, DMA_PROBE_CHECKSUM_START);
+    if (op === DMA_PROBE_OP.READ || op === DMA_PROBE_OP.CHAIN) this.#set(DMA_PROBE.CHECKSUM, DMA_PROBE_CHECKSUM_START);
     this.#status = DMA_PROBE_STATUS.BUSY;
     this.#command = command;
     this.#host.setTransactionsPending(true);
@@ -137,51 +251,134 @@ export class DmaProbe implements DeviceModel {
 
   #schedule(command: Command): void {
     const bytes = Math.min(BURST_BYTES, command.lengthBytes - command.done);
-    this.#scheduler.after(BURST_NS + bytes / BYTES_PER_NS, () => this.#burst(command, bytes));
+    const ns = BURST_NS + bytes / BYTES_PER_NS;
+    command.dueNs = this.#now + ns;
+    this.#arm(command, ns);
   }
 
-  #burst(command: Command, bytes: number): void {
-    if (this.#command !== command) return;
+  #arm(command: Command, ns: number): void {
+    this.#scheduler.after(ns, () => {
+      if (this.#command === command) this.#burst(command);
+    });
+  }
+
+  #burst(command: Command): void {
+    const fetches = command.op === DMA_PROBE_OP.CHAIN;
+    if (fetches) {
+      const failedAt = this.#fetch(command);
+      if (failedAt >= 0) this.#abort(command, failedAt);
+      else if (command.op === DMA_PROBE_OP.CHAIN) this.#finish(command, DMA_PROBE_STATUS.DONE);
+      else this.#schedule(command);
+      return;
+    }
+    const bytes = Math.min(BURST_BYTES, command.lengthBytes - command.done);
     const abortedAt = bytes === 0 ? -1 : this.#transfer(command, bytes);
     if (abortedAt >= 0) {
-      this.#set(DMA_PROBE.ERROR_LO, abortedAt % 2 ** 32);
-      this.#set(DMA_PROBE.ERROR_HI, Math.floor(abortedAt / 2 ** 32));
-      this.#set(DMA_PROBE.ABORTS, this.#get(DMA_PROBE.ABORTS) + 1);
-      this.#finish(command, DMA_PROBE_STATUS.DONE | DMA_PROBE_STATUS.ERROR);
+      this.#writeBack(command, DMA_PROBE_DESCRIPTOR.DONE + DMA_PROBE_DESCRIPTOR.ERROR);
+      this.#abort(command, abortedAt);
       return;
     }
     command.done += bytes;
-    if (command.done < command.lengthBytes) this.#schedule(command);
-    else this.#finish(command, DMA_PROBE_STATUS.DONE);
+    if (command.done < command.lengthBytes) {
+      this.#schedule(command);
+      return;
+    }
+    if (command.descriptor < 0) {
+      this.#finish(command, DMA_PROBE_STATUS.DONE);
+      return;
+    }
+    const failedAt = this.#writeBack(command, DMA_PROBE_DESCRIPTOR.DONE);
+    if (failedAt >= 0) {
+      this.#abort(command, failedAt);
+      return;
+    }
+    command.op = DMA_PROBE_OP.CHAIN;
+    command.lengthBytes = command.done = 0;
+    this.#schedule(command);
+  }
+
+  /** Makes the next descriptor of a chain the command; the op stays CHAIN at its end. Returns where it failed, or -1. */
+  #fetch(command: Command): number {
+    if (command.left === 0) return -1;
+    const D = DMA_PROBE_DESCRIPTOR;
+    const at = command.next;
+    const view = this.#descriptor;
+    const got = this.#request(command, at, new Uint8Array(view.buffer), false);
+    if (got < D.BYTES) return at + got;
+    const op = view.getUint32(D.CONTROL, true) & 0xf;
+    command.descriptor = at;
+    command.next = at + D.BYTES;
+    command.left--;
+    if (op < DMA_PROBE_OP.READ || op > DMA_PROBE_OP.MESSAGE) return at;
+    command.op = op;
+    command.seed = view.getUint32(D.PATTERN, true);
+    command.source = view.getUint32(D.SRC + 4, true) * 2 ** 32 + view.getUint32(D.SRC, true);
+    command.target = view.getUint32(D.DST + 4, true) * 2 ** 32 + view.getUint32(D.DST, true);
+    command.lengthBytes = op === DMA_PROBE_OP.MESSAGE ? 4 : (view.getUint32(D.LENGTH, true) & ~3) >>> 0;
+    command.done = 0;
+    return -1;
+  }
+
+  /** Tells the memory of a descriptor what became of it. Returns where that failed, or -1. */
+  #writeBack(command: Command, flags: number): number {
+    if (command.descriptor < 0) return -1;
+    this.#four.setUint32(0, command.op + flags, true);
+    const at = command.descriptor + DMA_PROBE_DESCRIPTOR.CONTROL;
+    const put = this.#request(command, at, new Uint8Array(this.#four.buffer), true);
+    return put < 4 ? at + put : -1;
   }
 
   /** Moves one burst. Returns the bus address where it was aborted, or -1. */
   #transfer(command: Command, bytes: number): number {
+    const to = command.target + command.done;
+    if (command.op === DMA_PROBE_OP.MESSAGE) {
+      this.#four.setUint32(0, command.seed, true);
+      const put = this.#request(command, to, new Uint8Array(this.#four.buffer), true);
+      return put < 4 ? to + put : -1;
+    }
     this.#buffer ??= new Int32Array(BURST_BYTES / 4);
     const words = this.#buffer.subarray(0, bytes / 4);
     const data = new Uint8Array(words.buffer, 0, bytes);
-    const { dma } = this.#host;
     if (command.op === DMA_PROBE_OP.WRITE) {
       dmaProbeFill(words, command.seed, command.done / 4);
     } else {
       const from = command.source + command.done;
-      const got = dma.read(from, data);
+      const got = this.#request(command, from, data, false);
       if (command.op === DMA_PROBE_OP.READ) {
         this.#set(DMA_PROBE.CHECKSUM, dmaProbeSum(words.subarray(0, got >>> 2), this.#get(DMA_PROBE.CHECKSUM)));
       }
       if (got < bytes) return from + got;
       if (command.op === DMA_PROBE_OP.READ) return -1;
     }
-    const to = command.target + command.done;
-    const put = dma.write(to, data);
+    const put = this.#request(command, to, data, true);
     return put < bytes ? to + put : -1;
+  }
+
+  /** One request, honest or not. */
+  #request(command: Command, address: number, data: Uint8Array, write: boolean): number {
+    const { dma } = this.#host;
+    if (command.misbehave === 0) return write ? dma.write(address, data) : dma.read(address, data);
+    const { AT_SHIFT, AT_MASK } = DMA_PROBE_MISBEHAVE;
+    const at = (command.misbehave >>> AT_SHIFT) & AT_MASK;
+    return this.#host.rogueRequest(command.rid, at > ADDRESS_TYPE.TRANSLATED ? 0 : at, address, data, write);
+  }
+
+  #abort(command: Command, address: number): void {
+    this.#set(DMA_PROBE.ERROR_LO, address % 2 ** 32);
+    this.#set(DMA_PROBE.ERROR_HI, Math.floor(address / 2 ** 32));
+    this.#set(DMA_PROBE.ABORTS, this.#get(DMA_PROBE.ABORTS) + 1);
+    this.#finish(command, DMA_PROBE_STATUS.DONE | DMA_PROBE_STATUS.ERROR);
   }
 
   #finish(command: Command, status: number): void {
     this.#command = undefined;
     this.#status = status;
     this.#host.setTransactionsPending(false);
-    if (command.irq) this.#host.raise(this.#get(DMA_PROBE.VECTOR));
+    if (command.irq) this.#raise(this.#get(DMA_PROBE.VECTOR));
+  }
+
+  get #now(): number {
+    return this.#scheduler.now ?? 0;
   }
 
   #get(register: number): number {

@@ -7,7 +7,8 @@ import type { Op } from '#shared/core/op.ts';
 import { busOf, devfnOf, parseSbdf } from '#shared/ids/sbdf.ts';
 import type { ConfigAccess } from '#shared/kernel/pci-core.ts';
 import { parseLspci } from '#shared/lspci/dump.ts';
-import { type Board, loadBoard } from '../../../../services/hardware/board.ts';
+import { loadBoard } from '../../../../services/hardware/board/load.ts';
+import type { Board } from '../../../../services/hardware/board.ts';
 import type { DmaTranslator, Requester } from '../../../../services/hardware/bus/transaction.ts';
 import { PcieFabric } from '../../../../services/hardware/pcie/fabric.ts';
 import type { HostBridge, HostWindow } from '../../../../services/hardware/pcie/host-bridge.ts';
@@ -72,15 +73,24 @@ export class Bench {
   readonly board: Board;
   readonly memory = new FlatMemory();
   readonly fabric: PcieFabric;
+  /** Changes of SPI levels, in order. */
+  readonly lines: [number, boolean][] = [];
   #now = 0;
   #due: { at: number; run: () => void }[] = [];
 
   constructor(description: BoardDescription = exampleBoard()) {
     this.board = loadBoard(description);
-    this.fabric = new PcieFabric(this.board, () => this.memory, {
-      after: (ns, run) => {
+    const bench = this;
+    const scheduler = {
+      get now(): number {
+        return bench.#now;
+      },
+      after: (ns: number, run: () => void): void => {
         this.#due.push({ at: this.#now + ns, run });
       },
+    };
+    this.fabric = new PcieFabric(this.board, () => this.memory, scheduler, {
+      set: (spi, level) => this.lines.push([spi, level]),
     });
   }
 

@@ -75,10 +75,36 @@ describe('configuration space', () => {
     assert.equal(b.cfg(NIC, 0x100), 0);
   });
 
-  test('a function of which only the header was dumped has no capability list', () => {
+  test('a function of which only the header was dumped replays it, and its capability list ends where it begins', () => {
     const b = benchWithNic(exampleBoard((fn) => (fn.sbdf === NIC ? { ...fn, config: fn.config.slice(0, 64) } : fn)));
-    assert.equal(b.cfg(NIC, PCI.STATUS, 2) & 0x10, 0);
-    assert.equal(b.cfg(NIC, PCI.CAPABILITY_LIST, 1), 0);
+    assert.equal(b.cfg(NIC, PCI.STATUS, 2) & 0x10, 0x10);
+    assert.equal(b.cfg(NIC, PCI.CAPABILITY_LIST, 1), 0xc8);
+    assert.equal(b.cfg(NIC, 0xc8, 2), 0, 'a null capability, and no next one');
+  });
+
+  test('a write of any bytes of a doubleword changes those bytes and no others', () => {
+    const b = benchWithNic();
+    b.setCfg(NIC, PCI.BASE_ADDRESS_0, 4, 0x1234_0000);
+    b.setCfg(NIC, PCI.BASE_ADDRESS_0 + 3, 1, 0x56);
+    assert.equal(b.cfg(NIC, PCI.BASE_ADDRESS_0), 0x5634_0000);
+    b.setCfg(NIC, PCI.BASE_ADDRESS_0 + 2, 2, 0x789a);
+    assert.equal(b.cfg(NIC, PCI.BASE_ADDRESS_0), 0x789a_0000);
+    b.setCfg(NIC, PCI.CACHE_LINE_SIZE - 1, 2, 0x10ff);
+    assert.equal(b.cfg(NIC, PCI.CACHE_LINE_SIZE, 1), 0x10, 'over a read-only neighbour');
+    b.setCfg(NIC, PCI.COMMAND + 1, 4, 0x0000_0004);
+    assert.equal(b.cfg(NIC, PCI.COMMAND, 2), 0x0406, 'across two registers');
+  });
+
+  test('every width reads the same bytes', () => {
+    const b = benchWithNic();
+    for (const at of [0, 4, 0x10, 0xc8, 0xe0, 0x100]) {
+      const whole = b.cfg(NIC, at, 4);
+      assert.equal(b.cfg(NIC, at, 2) + b.cfg(NIC, at + 2, 2) * 2 ** 16, whole);
+      assert.equal(
+        [3, 2, 1, 0].reduce((v, i) => v * 256 + b.cfg(NIC, at + i, 1), 0),
+        whole,
+      );
+    }
   });
 });
 

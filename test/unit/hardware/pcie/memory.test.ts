@@ -3,6 +3,7 @@ import { DMA_PROBE, DMA_PROBE_MAGIC } from '#shared/arch/dma-probe.ts';
 import { PCI_BRIDGE } from '#shared/arch/pci/bridge-header.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
 import { at, Bench, benchWithNic, exampleBoard, NIC, NIC_BAR0, NIC_BAR3, NIC_PORT } from './bench.ts';
+import { bench, EA } from './topology.ts';
 
 describe('memory requests', () => {
   test('reach the BAR that decodes them, through the window of the port above', () => {
@@ -40,17 +41,30 @@ describe('memory requests', () => {
     assert.equal(b.mmio(0x80_0020_0000 + 0x2000 + 12), 1, 'MSI-X table at 0x2000 of the same BAR');
   });
 
-  test('a device does not reach registers of functions, nor configuration space', () => {
+  test('what the SMMU lets a device do at a window reaches the function there; configuration space is out of reach', () => {
     const b = benchWithNic();
-    const device = b.host.requester(0x0100);
+    const device = b.host.requester(0x0300);
     const window = b.host.windows.find((w) => w.space === 'mem32')!;
     const offset = NIC_BAR0 - window.cpuBase + DMA_PROBE.PATTERN;
     window.target.write(offset, 4, 5, device);
+    assert.equal(window.target.read(offset, 4, device), 5);
     b.host.ecamTarget.write(0x10_0000 + PCI.COMMAND, 2, 0, device);
-    assert.equal(window.target.read(offset, 4, device), 0xffff_ffff);
     assert.equal(b.host.ecamTarget.read(0x10_0000, 4, device), 0xffff_ffff);
-    assert.equal(b.mmio(NIC_BAR0 + DMA_PROBE.PATTERN), 0);
     assert.equal(b.cfg(NIC, PCI.COMMAND, 2), PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER);
+  });
+
+  test('a BAR of Enhanced Allocation answers at its own address, has no register, and can be switched off', () => {
+    const fixed = 0x80_0040_0000;
+    const fn = at('00:05.0');
+    const b = bench(['00:05.0', { type: 9, fixedBar: fixed }]);
+    b.setCfg(fn, PCI.BASE_ADDRESS_0, 4, 0xffff_ffff);
+    assert.equal(b.cfg(fn, PCI.BASE_ADDRESS_0), 0);
+    assert.equal(b.mmio(fixed), 0xffff_ffff, 'Memory Space Enable is off');
+    b.setCfg(fn, PCI.COMMAND, 2, PCI_COMMAND.MEMORY);
+    assert.equal(b.mmio(fixed), DMA_PROBE_MAGIC);
+    assert.equal(b.mmio(fixed + 0x1_0000), 0xffff_ffff);
+    b.setCfg(fn, EA + 4, 4, 0);
+    assert.equal(b.mmio(fixed), 0xffff_ffff);
   });
 
   test('nobody claims the I/O window', () => {

@@ -15,6 +15,7 @@ import {
   NIC_PORT,
   setVector,
 } from './bench.ts';
+import { barOf, bench, MSI as MSI_AT, open, place } from './topology.ts';
 
 const PBA = NIC_BAR3 + 0x2000;
 
@@ -137,5 +138,35 @@ describe('MSI', () => {
       [0x41, 0x42],
     );
     assert.equal(b.cfg(NIC, 0xd0 + PCI_MSI.PENDING_64), 0);
+  });
+
+  test.for([
+    ['32-bit', 0x000, 8, 0],
+    ['64-bit', 0x080, 12, 1],
+  ] as const)('of %s address takes its data where that layout has it', ([, flags, data, high]) => {
+    const b = bench(['00:01.0', { type: 4, bridge: true }, '1'], ['01:00.0', { msi: flags }]);
+    open(b, '00:01.0', 1);
+    place(b, '01:00.0');
+    const fn = 0x0100;
+    b.setCfg(fn, MSI_AT + PCI_MSI.ADDRESS_LO, 4, 0x4000_0041);
+    if (high !== 0) b.setCfg(fn, MSI_AT + PCI_MSI.ADDRESS_HI, 4, high);
+    b.setCfg(fn, MSI_AT + data, 2, 0xabcd);
+    b.setCfg(fn, MSI_AT + PCI_MSI.FLAGS, 2, 1);
+    b.setMmio(barOf('01:00.0') + DMA_PROBE.RAISE_ONE, 0);
+    assert.deepEqual(b.memory.messages, [[fn, high * 2 ** 32 + 0x4000_0040, 0xabcd]]);
+  });
+
+  test('a function is granted no more vectors than it has, and folds what it would send beyond', () => {
+    const b = bench(['00:01.0', { type: 4, bridge: true }, '1'], ['01:00.0', { msi: 0x80 | (2 << 1) }]);
+    open(b, '00:01.0', 1);
+    place(b, '01:00.0');
+    b.setCfg(0x0100, MSI_AT + PCI_MSI.ADDRESS_LO, 4, DOORBELL);
+    b.setCfg(0x0100, MSI_AT + PCI_MSI.DATA_64, 2, 0x80);
+    b.setCfg(0x0100, MSI_AT + PCI_MSI.FLAGS, 2, (5 << 4) | 1);
+    for (const vector of [3, 4, 7]) b.setMmio(barOf('01:00.0') + DMA_PROBE.RAISE_ONE, vector);
+    assert.deepEqual(
+      b.memory.messages.map((m) => m[2]),
+      [0x83, 0x80, 0x83],
+    );
   });
 });
