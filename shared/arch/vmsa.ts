@@ -1,7 +1,8 @@
 /**
- * Stage 2 of VMSAv8-64 with the 4 KiB granule (DDI 0487, "The AArch64 Virtual Memory System Architecture"):
- * descriptors, VTCR_EL2, the geometry of the tables, and the syndrome of an abort.
- * Not modelled: stage 1, the 16 and 64 KiB granules, 52-bit addresses, hardware access flag and dirty state.
+ * VMSAv8-64 (DDI 0487, "The AArch64 Virtual Memory System Architecture"): descriptors of both stages, VTCR_EL2, the
+ * geometry of the tables for the three granules, and the syndrome of an abort. The writers of descriptors make those of
+ * the 4 KiB granule.
+ * Not modelled: 52-bit addresses (LPA, LPA2), hardware access flag and dirty state.
  */
 import { asWord, get, reg32 } from '#shared/regs/field.ts';
 
@@ -35,6 +36,15 @@ export const S2AP = { none: 0, read: 1, write: 2, readWrite: 3 } as const;
 /** MemAttr: what a device's registers and what memory is mapped with. */
 export const MEM_ATTR = { device_nGnRE: 1, normal_NC: 5, normal_WB: 0xf } as const;
 export const SHAREABILITY = { non: 0, outer: 2, inner: 3 } as const;
+
+/** Bits of a stage-1 descriptor's low word that stage 2 does not have: AP[2:1] and not-global. */
+export const S1_LO = { ATTR_INDX_LSB: 2, AP_LSB: 6, NG: 1 << 11 } as const;
+
+/** AP[2:1] of a stage-1 leaf: bit 0 lets EL0 in, bit 1 takes the write permission away. */
+export const S1_AP = { privileged: 0, readWrite: 1, privilegedReadOnly: 2, readOnly: 3 } as const;
+
+/** Bits of a stage-1 table descriptor's high word: APTable [62:61], which takes permissions from all below it. */
+export const S1_TABLE_HI = { NO_EL0: 1 << 29, READ_ONLY: 1 << 30 } as const;
 
 export interface LeafAttributes {
   /** One of S2AP. */
@@ -70,6 +80,31 @@ export function writeLeaf(words: Words, index: number, level: number, pa: number
     (Math.floor(pa / 0x1_0000_0000) & 0xffff) |
     (attributes.xn ? S2_HI.XN : 0) |
     ((attributes.software ?? 0) << S2_HI.SOFTWARE_LSB);
+}
+
+export interface Stage1LeafAttributes {
+  /** One of S1_AP. */
+  readonly ap: number;
+  /** Which of MAIR's eight bytes. */
+  readonly attrIndx: number;
+  /** One of SHAREABILITY. */
+  readonly sh: number;
+  /** nG: only for the ASID it was made for. */
+  readonly notGlobal: boolean;
+}
+
+/** Writes a stage-1 block or page descriptor at words[2 * index], with AF set. */
+export function writeStage1Leaf(words: Words, index: number, level: number, pa: number, a: Stage1LeafAttributes): void {
+  words[2 * index] =
+    (pa & 0xffff_f000) |
+    (a.notGlobal ? S1_LO.NG : 0) |
+    S2_LO.AF |
+    (a.sh << S2_LO.SH_LSB) |
+    (a.ap << S1_LO.AP_LSB) |
+    (a.attrIndx << S1_LO.ATTR_INDX_LSB) |
+    (level === 3 ? S2_LO.TABLE_OR_PAGE : 0) |
+    S2_LO.VALID;
+  words[2 * index + 1] = Math.floor(pa / 0x1_0000_0000) & 0xffff;
 }
 
 export function writeInvalid(words: Words, index: number): void {
@@ -145,6 +180,20 @@ export function encodeVtcr(values: Pick<Vtcr, 't0sz' | 'sl0' | 'ps' | 'vmid16'>)
   );
 }
 
+/** log2 of the granule by VTCR_EL2.TG0, STE.S2TG and CD.TG0; and by CD.TG1, which counts otherwise. */
+export const TG0_SHIFT: readonly (number | undefined)[] = [12, 16, 14, undefined];
+export const TG1_SHIFT: readonly (number | undefined)[] = [undefined, 14, 12, 16];
+
+/** log2 of what one entry of `level` covers. A table of this granule resolves `granuleShift - 3` bits. */
+export function levelShift(granuleShift: number, level: number): number {
+  return granuleShift + (3 - level) * (granuleShift - 3);
+}
+
+/** Whether a descriptor of this level (below 3) may be a block. */
+export function hasBlocks(granuleShift: number, level: number): boolean {
+  return level === 2 || (level === 1 && granuleShift === 12);
+}
+
 export interface Stage2Geometry {
   readonly ipaBits: number;
   readonly startLevel: number;
@@ -153,18 +202,23 @@ export interface Stage2Geometry {
 }
 
 /**
- * The geometry of T0SZ and SL0 for the 4 KiB granule, or undefined for a combination that is not permitted
- * (DDI 0487, "Concatenated translation tables"; IPAs of 48 bits at most).
+ * The geometry of T0SZ and SL0 for a granule of 2^granuleShift bytes (12, 14 or 16), or undefined for a combination that
+ * is not permitted (DDI 0487, "Concatenated translation tables"; IPAs of 48 bits at most).
  */
-export function stage2Geometry(t0sz: number, sl0: number): Stage2Geometry | undefined {
+export function stage2Geometry(t0sz: number, sl0: number, granuleShift = 12): Stage2Geometry | undefined {
   if (t0sz < 16 || t0sz > 39 || sl0 < 0 || sl0 > 2) return undefined;
-  const startLevel = 2 - sl0;
+  const startLevel = (granuleShift === 12 ? 2 : 3) - sl0;
   const ipaBits = 64 - t0sz;
-  const bitsBelow = 12 + 9 * (3 - startLevel);
-  const indexBits = ipaBits - bitsBelow;
+  const tableBits = granuleShift - 3;
+  const indexBits = ipaBits - levelShift(granuleShift, startLevel);
   if (indexBits < 1) return undefined;
-  if (indexBits > (startLevel === 0 ? 9 : 13)) return undefined;
-  return { ipaBits, startLevel, rootTables: indexBits > 9 ? 1 << (indexBits - 9) : 1 };
+  if (indexBits > (startLevel === 0 ? tableBits : tableBits + 4)) return undefined;
+  return { ipaBits, startLevel, rootTables: indexBits > tableBits ? 1 << (indexBits - tableBits) : 1 };
+}
+
+/** Where a stage-1 walk of `64 - tsz` bits starts; `tsz` is 16 to 39 (DDI 0487, "Translation table base register"). */
+export function stage1StartLevel(tsz: number, granuleShift: number): number {
+  return 4 - Math.ceil((64 - tsz - granuleShift) / (granuleShift - 3));
 }
 
 export interface Stage2Choice extends Stage2Geometry {

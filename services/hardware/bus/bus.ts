@@ -5,8 +5,16 @@
  * Where nothing is mapped the bus says so, and the master decides what that means (an external abort for a CPU).
  */
 import { assert } from '#shared/core/assert.ts';
-import type { Ram } from './ram.ts';
+import { CHUNK_BYTES, copyBytes, type Ram, wholeChunkBase } from './ram.ts';
 import type { MmioTarget, Requester } from './transaction.ts';
+
+const HIGH = 0x1_0000_0000;
+/** Not the imported name, which is no constant to the compiler. */
+const CHUNK_MASK = CHUNK_BYTES - 1;
+
+/** What a device writes at once into one register block may begin this far in at most; elsewhere it takes the longer way. */
+const PIECE_MAX = 2 ** 30;
+const NO_TARGET: MmioTarget = { name: 'nobody', read: () => 0, write: () => {} };
 
 export interface Region {
   readonly base: number;
@@ -22,6 +30,11 @@ export class Bus {
   /** By base. */
   readonly #regions: Region[] = [];
   #last: Region | undefined;
+  /** Of `#last` once more, for device writes: bits [47:32] and [31:0] of its base, its size, where it is of use. */
+  #lastHigh = -1;
+  #lastLow = 0;
+  #lastBytes = 0;
+  #lastTarget: MmioTarget = NO_TARGET;
 
   constructor(ram: Ram) {
     this.ram = ram;
@@ -62,6 +75,11 @@ export class Bus {
     const region = regions[from];
     if (region === undefined || pa < region.base) return undefined;
     this.#last = region;
+    this.#lastTarget = region.target;
+    this.#lastHigh = Math.floor(region.base / HIGH);
+    this.#lastLow = region.base | 0;
+    this.#lastBytes =
+      Math.floor((region.end - 1) / HIGH) === this.#lastHigh ? Math.min(region.end - region.base, PIECE_MAX) : 0;
     return region;
   }
 
@@ -170,6 +188,61 @@ export class Bus {
     }
     return done;
   }
+
+  /**
+   * `readBytes` for a master that has the address `high`:`low` in two 32-bit halves, of a piece that does not cross a
+   * multiple of 2 MiB: what DMA is made of. Nothing is allocated.
+   */
+  readPiece(
+    high: number,
+    low: number,
+    into: Uint8Array,
+    offset: number,
+    sizeBytes: number,
+    requester: Requester,
+  ): number {
+    const { ram } = this;
+    const base = wholeChunkBase(ram, (high << 11) | (low >>> 21));
+    if (base >= 0) {
+      copyBytes(ram.bytes, base * 4 + (low & CHUNK_MASK), into, offset, sizeBytes);
+      return sizeBytes;
+    }
+    return this.readBytes(high * HIGH + (low >>> 0), into, offset, sizeBytes, requester);
+  }
+
+  /** The same for `writeBytes`. One aligned access to the register block that was met last goes there at once. */
+  writePiece(
+    high: number,
+    low: number,
+    from: Uint8Array,
+    offset: number,
+    sizeBytes: number,
+    requester: Requester,
+  ): number {
+    const { ram } = this;
+    const chunk = (high << 11) | (low >>> 21);
+    let base = wholeChunkBase(ram, chunk);
+    if (base >= 0) {
+      if (base === 0) base = ram.claim(chunk, 0);
+      copyBytes(from, offset, ram.bytes, base * 4 + (low & CHUNK_MASK), sizeBytes);
+      return sizeBytes;
+    }
+    // A block that lies across a multiple of 4 GiB has no extent here, and what is before it an offset above 2^31.
+    const at = (low - this.#lastLow) >>> 0;
+    if (high !== this.#lastHigh || at + sizeBytes > this.#lastBytes || wholeAccess(low, sizeBytes) === 0) {
+      return this.writeBytes(high * HIGH + (low >>> 0), from, offset, sizeBytes, requester);
+    }
+    let value = from[offset]!;
+    if (sizeBytes > 1) value |= from[offset + 1]! << 8;
+    if (sizeBytes === 4) value |= (from[offset + 2]! << 16) | (from[offset + 3]! << 24);
+    this.#lastTarget.write(at, sizeBytes, value >>> 0, requester);
+    return sizeBytes;
+  }
+}
+
+/** The width of one access, when `sizeBytes` at `pa` is one that goes to a register block whole; else 0. */
+function wholeAccess(pa: number, sizeBytes: number): number {
+  return sizeBytes === 4 || sizeBytes === 2 || sizeBytes === 1 ? ((pa & (sizeBytes - 1)) === 0 ? sizeBytes : 0) : 0;
 }
 
 function aligned(pa: number, sizeBytes: number): boolean {

@@ -9,6 +9,8 @@ export interface Requester {
   readonly rid: number;
   /** StreamID at the SMMU in front of the host bridge, -1 when `iommu-map` does not cover the rid. */
   readonly streamId: number;
+  /** SubstreamID (PASID) of the request, for a function that puts one out. */
+  readonly substreamId?: number;
   /** The DeviceID at the ITS with this device tree phandle, or -1. */
   deviceIdAt(itsPhandle: number): number;
 }
@@ -39,6 +41,8 @@ export interface DmaTranslator {
 /** Runs `run` once, `ns` nanoseconds from now. There is no cancelling: what has become stale checks for itself. */
 export interface Scheduler {
   after(ns: number, run: () => void): void;
+  /** Nanoseconds on the clock of `after`; a scheduler without it says nothing about when something saved is due. */
+  readonly now?: number;
 }
 
 /** All ones in `size` bytes: what an access that nobody claims reads (PCIe 5.0, "Unsupported Request"). */

@@ -1,5 +1,6 @@
 /** What every version of the SMMU offers the machine around it. */
 import type { DmaTranslator, MmioTarget } from '../bus/transaction.ts';
+import type { Saved } from '../state/saved.ts';
 
 /** The wired interrupts, by the names of the device tree binding. All are edges. */
 export type SmmuInterrupt = 'eventq' | 'gerror' | 'cmdq-sync';
@@ -20,7 +21,7 @@ export interface SmmuCounts {
   readonly tlbMisses: number;
 }
 
-export interface Smmu extends DmaTranslator {
+export interface Smmu extends DmaTranslator, Saved {
   readonly name: string;
   readonly registers: MmioTarget;
   readonly counts: SmmuCounts;

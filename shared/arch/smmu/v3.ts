@@ -1,8 +1,8 @@
 /**
  * Register layout of an SMMUv3 (IHI 0070, "Memory map and registers"): page 0, and page 1 with the event queue's
  * pointers. Declared as the part that we build has them; a field of a feature that it lacks is RES0 and not listed.
- * Not modelled: the Secure and Realm register files, GATOS/VATOS, the PRI queue, MSI configuration registers
- * (IDR0.MSI is 0), the identification registers from 0xFD0; software sees zeros there and its writes are dropped.
+ * Not modelled: the Secure and Realm register files, GATOS/VATOS, the PRI queue, the identification registers from
+ * 0xFD0; software sees zeros there and its writes are dropped. The MSI registers exist where IDR0.MSI is 1.
  */
 import { reg32 } from '#shared/regs/field.ts';
 
@@ -121,9 +121,29 @@ export const SMMU_IRQ_CTRL = reg32('SMMU_IRQ_CTRL', 0x50, { GERROR_IRQEN: ['RW',
 export const SMMU_IRQ_CTRLACK = reg32('SMMU_IRQ_CTRLACK', 0x54, { GERROR_IRQEN: ['RO', 0], EVENTQ_IRQEN: ['RO', 2] });
 
 /** An error is active while its bits of SMMU_GERROR and SMMU_GERRORN differ. */
-export const SMMU_GERROR = reg32('SMMU_GERROR', 0x60, { CMDQ_ERR: ['RO', 0], EVENTQ_ABT: ['RO', 2], SFM: ['RO', 8] });
+export const SMMU_GERROR = reg32('SMMU_GERROR', 0x60, {
+  CMDQ_ERR: ['RO', 0],
+  EVENTQ_ABT: ['RO', 2],
+  MSI_CMDQ_ABT: ['RO', 4],
+  MSI_EVENTQ_ABT: ['RO', 5],
+  MSI_GERROR_ABT: ['RO', 7],
+  SFM: ['RO', 8],
+});
 
-export const SMMU_GERRORN = reg32('SMMU_GERRORN', 0x64, { CMDQ_ERR: ['RW', 0], EVENTQ_ABT: ['RW', 2], SFM: ['RW', 8] });
+export const SMMU_GERRORN = reg32('SMMU_GERRORN', 0x64, {
+  CMDQ_ERR: ['RW', 0],
+  EVENTQ_ABT: ['RW', 2],
+  MSI_CMDQ_ABT: ['RW', 4],
+  MSI_EVENTQ_ABT: ['RW', 5],
+  MSI_GERROR_ABT: ['RW', 7],
+  SFM: ['RW', 8],
+});
+
+/** Where the interrupt for global errors goes as a write: address [51:2] (0: none), data, and memory attributes. */
+export const SMMU_GERROR_IRQ_CFG0_LO = reg32('SMMU_GERROR_IRQ_CFG0_LO', 0x68, { ADDR: ['RW', 31, 2] });
+export const SMMU_GERROR_IRQ_CFG0_HI = reg32('SMMU_GERROR_IRQ_CFG0_HI', 0x6c, { ADDR: ['RW', 19, 0] });
+export const SMMU_GERROR_IRQ_CFG1 = reg32('SMMU_GERROR_IRQ_CFG1', 0x70, { DATA: ['RW', 31, 0] });
+export const SMMU_GERROR_IRQ_CFG2 = reg32('SMMU_GERROR_IRQ_CFG2', 0x74, { MEMATTR: ['RW', 3, 0], SH: ['RW', 5, 4] });
 
 /** Address [51:6], its low half; RA bit 62 stands in the high half. */
 export const SMMU_STRTAB_BASE_LO = reg32('SMMU_STRTAB_BASE_LO', 0x80, { ADDR: ['RW', 31, 6] });
@@ -146,6 +166,10 @@ export const SMMU_CMDQ_CONS = reg32('SMMU_CMDQ_CONS', 0x9c, { RD: ['RW', 19, 0],
 
 export const SMMU_EVENTQ_BASE_LO = reg32('SMMU_EVENTQ_BASE_LO', 0xa0, { LOG2SIZE: ['RW', 4, 0], ADDR: ['RW', 31, 5] });
 export const SMMU_EVENTQ_BASE_HI = reg32('SMMU_EVENTQ_BASE_HI', 0xa4, { ADDR: ['RW', 19, 0], WA: ['RW', 30] });
+export const SMMU_EVENTQ_IRQ_CFG0_LO = reg32('SMMU_EVENTQ_IRQ_CFG0_LO', 0xb0, { ADDR: ['RW', 31, 2] });
+export const SMMU_EVENTQ_IRQ_CFG0_HI = reg32('SMMU_EVENTQ_IRQ_CFG0_HI', 0xb4, { ADDR: ['RW', 19, 0] });
+export const SMMU_EVENTQ_IRQ_CFG1 = reg32('SMMU_EVENTQ_IRQ_CFG1', 0xb8, { DATA: ['RW', 31, 0] });
+export const SMMU_EVENTQ_IRQ_CFG2 = reg32('SMMU_EVENTQ_IRQ_CFG2', 0xbc, { MEMATTR: ['RW', 3, 0], SH: ['RW', 5, 4] });
 /** Page 1. */
 export const SMMU_EVENTQ_PROD = reg32('SMMU_EVENTQ_PROD', 0x1_00a8, { WR: ['RW', 19, 0], OVFLG: ['RW', 31] });
 export const SMMU_EVENTQ_CONS = reg32('SMMU_EVENTQ_CONS', 0x1_00ac, { RD: ['RW', 19, 0], OVACKFLG: ['RW', 31] });

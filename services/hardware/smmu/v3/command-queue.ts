@@ -1,9 +1,11 @@
 /**
  * The command queue of an SMMUv3 (IHI 0070, "Commands"): reads 16-byte commands between SMMU_CMDQ_CONS and
  * SMMU_CMDQ_PROD and carries them out in order, at once, whenever software moves PROD, enables the queue or
- * acknowledges its error. A command that the part does not have stops the queue with CERROR_ILL.
- * CMD_PREFETCH_* do nothing. CMD_SYNC with SIG_IRQ raises the wired interrupt; with SIG_SEV nothing (IDR0.SEV is 0).
- * Deviates: an invalidation has had its effect when the command is consumed, not only at the CMD_SYNC behind it.
+ * acknowledges its error. A command that the part does not have, or with a value that is reserved, stops the queue with
+ * CERROR_ILL; one that cannot be read with CERROR_ABT.
+ * CMD_PREFETCH_* do nothing. CMD_SYNC with SIG_IRQ interrupts by wire or MSI; with SIG_SEV nothing (IDR0.SEV is 0).
+ * Deviates: an invalidation has had its effect when the command is consumed, not only at the CMD_SYNC behind it. An
+ * invalidation takes away what the book says it must and, but for pieces of one leaf, no more.
  */
 import {
   CMDQ_ERROR,
@@ -18,6 +20,7 @@ import {
   CMD,
   COMMAND,
   COMMAND_BYTES,
+  COMMAND_TG_SHIFT,
   COMMAND_WORDS,
   commandName,
   queueEmpty,
@@ -29,22 +32,30 @@ import { get, put } from '#shared/regs/field.ts';
 import { bytesOf, load } from '#shared/regs/struct.ts';
 import type { Ram } from '../../bus/ram.ts';
 import type { Tlb } from '../../mmu/tlb.ts';
-import { CMDQS, type SmmuRegisters } from './registers.ts';
+import { loadArray, type Saved } from '../../state/saved.ts';
+import type { SmmuRegisters } from './registers.ts';
 import type { StreamTable } from './stream-table.ts';
 
-export class CommandQueue {
+export class CommandQueue implements Saved {
   readonly #registers: SmmuRegisters;
   readonly #ram: Ram;
   readonly #streams: StreamTable;
   readonly #tlb: Tlb;
-  readonly #syncInterrupt: () => void;
+  readonly #syncInterrupt: (address: number, data: number) => void;
   readonly #words = new Uint32Array(COMMAND_WORDS);
   readonly #bytes = bytesOf(this.#words);
   readonly #counts = new Uint32Array(256);
   tlbInvalidations = 0;
   #running = false;
 
-  constructor(registers: SmmuRegisters, ram: Ram, streams: StreamTable, tlb: Tlb, syncInterrupt: () => void) {
+  /** `syncInterrupt` is called with MSIAddress and MSIData of a CMD_SYNC that asks for an interrupt. */
+  constructor(
+    registers: SmmuRegisters,
+    ram: Ram,
+    streams: StreamTable,
+    tlb: Tlb,
+    syncInterrupt: (address: number, data: number) => void,
+  ) {
     this.#registers = registers;
     this.#ram = ram;
     this.#streams = streams;
@@ -58,7 +69,7 @@ export class CommandQueue {
     if (this.#running) return;
     this.#running = true;
     const { bank } = this.#registers;
-    const log2size = Math.min(bank.peek(SMMU_CMDQ_BASE_LO) & 31, CMDQS);
+    const log2size = Math.min(bank.peek(SMMU_CMDQ_BASE_LO) & 31, this.#registers.features.CMDQS);
     const base = this.#registers.baseAddress(SMMU_CMDQ_BASE_LO, SMMU_CMDQ_BASE_HI, 0xffff_ffe0);
     const aligned = base - (base % Math.max(COMMAND_BYTES << log2size, 32));
     while (this.#registers.commandsRun) {
@@ -86,6 +97,16 @@ export class CommandQueue {
     return counts;
   }
 
+  save(): unknown {
+    return { counts: this.#counts.slice(), tlbInvalidations: this.tlbInvalidations };
+  }
+
+  load(state: unknown): void {
+    const { counts, tlbInvalidations } = state as { counts: Uint32Array; tlbInvalidations: number };
+    loadArray(this.#counts, counts, 'SMMU commands');
+    this.tlbInvalidations = tlbInvalidations;
+  }
+
   reset(): void {
     this.#counts.fill(0);
     this.tlbInvalidations = 0;
@@ -102,9 +123,10 @@ export class CommandQueue {
     return error;
   }
 
-  /** One command. Stage 1, EL2, ATS, PRI and stall are not there, so their commands are illegal. */
+  /** One command. EL2, ATS, PRI and stalls are not there, so their commands are illegal. */
   #execute(opcode: number): number {
     const words = this.#words;
+    const { S1P, S2P } = this.#registers.features;
     switch (opcode) {
       case CMD.CMD_PREFETCH_CONFIG:
       case CMD.CMD_PREFETCH_ADDR:
@@ -118,26 +140,72 @@ export class CommandQueue {
         else this.#streams.invalidateRange(load(words, 0, COMMAND.StreamID), range);
         return CMDQ_ERROR.CERROR_NONE;
       }
+      case CMD.CMD_CFGI_CD:
+        if (S1P === 0) return CMDQ_ERROR.CERROR_ILL;
+        this.#streams.invalidateContext(load(words, 0, COMMAND.StreamID), load(words, 0, COMMAND.SubstreamID));
+        return CMDQ_ERROR.CERROR_NONE;
+      case CMD.CMD_CFGI_CD_ALL:
+        if (S1P === 0) return CMDQ_ERROR.CERROR_ILL;
+        this.#streams.invalidateContexts(load(words, 0, COMMAND.StreamID));
+        return CMDQ_ERROR.CERROR_NONE;
+      case CMD.CMD_TLBI_NH_ALL:
+      case CMD.CMD_TLBI_NH_ASID:
+      case CMD.CMD_TLBI_NH_VA:
+      case CMD.CMD_TLBI_NH_VAA:
+        return S1P === 0 ? CMDQ_ERROR.CERROR_ILL : this.#invalidateTlb(opcode);
       case CMD.CMD_TLBI_S12_VMALL:
-        this.tlbInvalidations++;
-        this.#tlb.invalidateVmid(load(words, 0, COMMAND.VMID));
-        return CMDQ_ERROR.CERROR_NONE;
       case CMD.CMD_TLBI_S2_IPA:
-        this.tlbInvalidations++;
-        this.#tlb.invalidateIpa(load(words, 0, COMMAND.VMID), load(words, 0, COMMAND.Address));
-        return CMDQ_ERROR.CERROR_NONE;
+        return S2P === 0 ? CMDQ_ERROR.CERROR_ILL : this.#invalidateTlb(opcode);
       case CMD.CMD_TLBI_NSNH_ALL:
-        this.tlbInvalidations++;
-        this.#tlb.invalidateAll();
-        return CMDQ_ERROR.CERROR_NONE;
+        return this.#invalidateTlb(opcode);
       case CMD.CMD_SYNC: {
         const cs = load(words, 0, COMMAND.CS);
         if (cs > SYNC_CS.SIG_SEV) return CMDQ_ERROR.CERROR_ILL;
-        if (cs === SYNC_CS.SIG_IRQ) this.#syncInterrupt();
+        if (cs === SYNC_CS.SIG_IRQ) {
+          this.#syncInterrupt(load(words, 0, COMMAND.MSIAddr), load(words, 0, COMMAND.MSIData));
+        }
         return CMDQ_ERROR.CERROR_NONE;
       }
       default:
         return CMDQ_ERROR.CERROR_ILL;
     }
+  }
+
+  #invalidateTlb(opcode: number): number {
+    const words = this.#words;
+    const tlb = this.#tlb;
+    const { S2P, VMID16 } = this.#registers.features;
+    const vmid = S2P === 0 ? 0 : load(words, 0, COMMAND.VMID) & (VMID16 === 1 ? 0xffff : 0xff);
+    const asid = load(words, 0, COMMAND.ASID);
+    const high = load(words, 0, COMMAND.VaHigh) | 0;
+    let low = (load(words, 0, COMMAND.VaLow) << 12) | 0;
+    let pages = 1;
+    const byAddress = opcode === CMD.CMD_TLBI_NH_VA || opcode === CMD.CMD_TLBI_NH_VAA || opcode === CMD.CMD_TLBI_S2_IPA;
+    if (byAddress && this.#registers.features.RIL === 1) {
+      pages = this.#pages();
+      if (pages === 0) return CMDQ_ERROR.CERROR_ILL;
+      const tg = load(words, 0, COMMAND.TG);
+      if (tg !== 0) low &= -1 << COMMAND_TG_SHIFT[tg]!;
+    }
+    this.tlbInvalidations++;
+    if (opcode === CMD.CMD_TLBI_NH_ALL) tlb.invalidateStage1(vmid);
+    else if (opcode === CMD.CMD_TLBI_NH_ASID) tlb.invalidateAsid(vmid, asid);
+    else if (opcode === CMD.CMD_TLBI_NH_VA) tlb.invalidateVa(vmid, asid, high, low, pages);
+    else if (opcode === CMD.CMD_TLBI_NH_VAA) tlb.invalidateVaAllAsids(vmid, high, low, pages);
+    else if (opcode === CMD.CMD_TLBI_S12_VMALL) tlb.invalidateVmid(vmid);
+    else if (opcode === CMD.CMD_TLBI_S2_IPA) tlb.invalidateIpaRange(vmid, high, low, pages);
+    else tlb.invalidateAll();
+    return CMDQ_ERROR.CERROR_NONE;
+  }
+
+  /** How many pages of 4 KiB an invalidation by address covers (IHI 0070, "Range-based invalidation"); 0: illegal. */
+  #pages(): number {
+    const words = this.#words;
+    const tg = load(words, 0, COMMAND.TG);
+    if (tg === 0) return 1;
+    const num = load(words, 0, COMMAND.NUM);
+    const scale = load(words, 0, COMMAND.SCALE);
+    if (num === 0 && scale === 0 && load(words, 0, COMMAND.TTL) === 0) return 0;
+    return (num + 1) * 2 ** (scale + COMMAND_TG_SHIFT[tg]! - 12);
   }
 }

@@ -26,9 +26,10 @@ import {
 import { get, put } from '#shared/regs/field.ts';
 import { bytesOf } from '#shared/regs/struct.ts';
 import type { Ram } from '../../bus/ram.ts';
-import { EVENTQS, type SmmuRegisters } from './registers.ts';
+import type { Saved } from '../../state/saved.ts';
+import type { SmmuRegisters } from './registers.ts';
 
-export class EventQueue {
+export class EventQueue implements Saved {
   readonly #registers: SmmuRegisters;
   readonly #ram: Ram;
   readonly #interrupt: () => void;
@@ -48,7 +49,7 @@ export class EventQueue {
     const registers = this.#registers;
     if (!registers.eventsEnabled || registers.errorActive(SMMU_GERROR.EVENTQ_ABT)) return;
     const { bank } = registers;
-    const log2size = Math.min(bank.peek(SMMU_EVENTQ_BASE_LO) & 31, EVENTQS);
+    const log2size = Math.min(bank.peek(SMMU_EVENTQ_BASE_LO) & 31, registers.features.EVENTQS);
     const prod = bank.peek(SMMU_EVENTQ_PROD);
     const cons = bank.peek(SMMU_EVENTQ_CONS);
     const wr = get(SMMU_EVENTQ_PROD.WR, prod);
@@ -78,6 +79,17 @@ export class EventQueue {
   /** Recorded events, by name. */
   get counts(): Record<string, number> {
     return Object.fromEntries([...this.#counts].map(([code, count]) => [eventName(code), count]));
+  }
+
+  save(): unknown {
+    return { counts: [...this.#counts], lost: this.lost };
+  }
+
+  load(state: unknown): void {
+    const { counts, lost } = state as { counts: [number, number][]; lost: number };
+    this.#counts.clear();
+    for (const [code, count] of counts) this.#counts.set(code, count);
+    this.lost = lost;
   }
 
   reset(): void {

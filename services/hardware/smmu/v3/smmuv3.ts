@@ -1,31 +1,47 @@
 /**
- * An SMMUv3 as a whole (IHI 0070): stage 2 only, 16-bit StreamIDs, 48-bit addresses, 4 KiB granule, terminating
- * faults; see registers.ts for what it says of itself. A DMA is cut where the translation of one TLB entry ends; what
- * goes to RAM is copied as a block, what goes to a register block (an ITS, above all) in aligned words that carry the
- * requester on.
+ * An SMMUv3 as a whole (IHI 0070): stage 1, stage 2 and both, terminating faults; see features.ts for what a board may
+ * choose. A DMA is cut where the translation of one TLB entry ends; what goes to RAM is copied as a block, what goes to a
+ * register block (an ITS, above all) in aligned words that carry the requester on.
  * A requester whose StreamID is -1 is not behind any SMMU by the device tree; here it is aborted like a bad StreamID.
  * Not modelled: see the parts.
  */
 import { SMMU_CMDQ_CONS, SMMU_CMDQ_PROD, SMMU_CR0, SMMU_EVENTQ_CONS, SMMU_EVENTQ_PROD } from '#shared/arch/smmu/v3.ts';
 import type { Bus } from '../../bus/bus.ts';
 import type { MmioTarget, Requester } from '../../bus/transaction.ts';
+import { Stage1Walker } from '../../mmu/stage1.ts';
 import { Stage2Walker, WANT_READ, WANT_WRITE } from '../../mmu/stage2.ts';
 import { Tlb } from '../../mmu/tlb.ts';
+import type { Saved } from '../../state/saved.ts';
 import type { Smmu, SmmuCounts, SmmuInterrupt } from '../smmu.ts';
 import { CommandQueue } from './command-queue.ts';
+import { ContextTable } from './context-table.ts';
 import { EventQueue } from './event-queue.ts';
+import { featuresOf, type SmmuFeatures } from './features.ts';
+import { SmmuInterrupts } from './interrupts.ts';
 import { SmmuRegisters } from './registers.ts';
-import { StreamTable } from './stream-table.ts';
-import { Translator } from './translate.ts';
+import { STREAM_NAMES, type StreamConfig } from './stream-config.ts';
+import { NO_SUBSTREAM, StreamTable } from './stream-table.ts';
+import { Translator, translate } from './translate.ts';
+
+const PER_HIGH = 1 / 0x1_0000_0000;
+// For the hot path: what is imported is no constant to the compiler but a variable of unknown type.
+const READ = WANT_READ;
+const WRITE = WANT_WRITE;
+const NONE = NO_SUBSTREAM;
+const translateOne = translate;
 
 export interface Smmuv3Options {
   readonly name: string;
   readonly bus: Bus;
   /** A wired interrupt pulses. */
   readonly irq: (name: SmmuInterrupt) => void;
+  /** What the part is, where that is not the default. */
+  readonly features?: Partial<SmmuFeatures>;
+  /** Who the SMMU is when its interrupts are writes (features.MSI). */
+  readonly requester?: Requester;
 }
 
-export class Smmuv3 implements Smmu {
+export class Smmuv3 implements Smmu, Saved {
   readonly name: string;
   readonly #bus: Bus;
   readonly #registers: SmmuRegisters;
@@ -33,17 +49,35 @@ export class Smmuv3 implements Smmu {
   readonly #tlb = new Tlb();
   readonly #commands: CommandQueue;
   readonly #events: EventQueue;
-  readonly #translator: Translator;
+  /** For `translate` of translate.ts, which is the hot path. */
+  readonly translator: Translator;
 
-  constructor({ name, bus, irq }: Smmuv3Options) {
+  constructor({ name, bus, irq, features, requester }: Smmuv3Options) {
     this.name = name;
     this.#bus = bus;
-    this.#registers = new SmmuRegisters(name, { commandsWaiting: () => this.#commands.run(), irq });
-    this.#streams = new StreamTable(this.#registers, bus.ram);
-    this.#events = new EventQueue(this.#registers, bus.ram, () => irq('eventq'));
-    this.#commands = new CommandQueue(this.#registers, bus.ram, this.#streams, this.#tlb, () => irq('cmdq-sync'));
-    const walker = new Stage2Walker(bus.ram);
-    this.#translator = new Translator(this.#registers, this.#streams, this.#tlb, walker, this.#events);
+    const { ram } = bus;
+    const registers = new SmmuRegisters(name, featuresOf(features), {
+      commandsWaiting: () => this.#commands.run(),
+      enabled: (smmuEnabled) => this.#streams?.enable(smmuEnabled),
+      gerror: () => interrupts.gerror(),
+    });
+    const interrupts = new SmmuInterrupts(registers, bus, irq, requester);
+    this.#registers = registers;
+    this.#streams = new StreamTable(registers, ram, this.#tlb);
+    this.#events = new EventQueue(registers, ram, () => interrupts.eventq());
+    this.#commands = new CommandQueue(registers, ram, this.#streams, this.#tlb, (address, data) =>
+      interrupts.sync(address, data),
+    );
+    const stage2 = new Stage2Walker(ram);
+    this.translator = new Translator({
+      registers,
+      streams: this.#streams,
+      contexts: new ContextTable(registers.features, ram, stage2, this.#tlb),
+      tlb: this.#tlb,
+      stage1: new Stage1Walker(ram, stage2),
+      stage2,
+      events: this.#events,
+    });
   }
 
   /** The register block, SMMU_BYTES long. */
@@ -53,28 +87,42 @@ export class Smmuv3 implements Smmu {
 
   /** Reads at device address `iova`. Returns the bytes done; fewer than asked: aborted there. */
   dmaRead(requester: Requester, iova: number, into: Uint8Array): number {
+    const t = this.translator;
+    const { tlb } = t;
+    const substreamId = requester.substreamId ?? NONE;
+    let high = (iova * PER_HIGH) | 0;
+    let low = iova | 0;
     let done = 0;
     while (done < into.length) {
-      const pa = this.#translator.translate(requester.streamId, iova + done, WANT_READ);
-      if (pa < 0) return done;
-      const run = Math.min(this.#translator.runBytes, into.length - done);
-      const moved = this.#bus.readBytes(pa, into, done, run, requester);
+      const paHigh = translateOne(t, requester.streamId, substreamId, high, low, READ);
+      if (paHigh < 0) return done;
+      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), into.length - done);
+      const moved = this.#bus.readPiece(paHigh, tlb.paLow, into, done, run, requester);
       done += moved;
       if (moved < run) return done;
+      low = (low + run) | 0;
+      if (low === 0) high = (high + 1) | 0; // a piece ends at a multiple of its size at the latest
     }
     return done;
   }
 
   /** Writes at device address `iova`. Returns the bytes done; fewer than asked: aborted there. */
   dmaWrite(requester: Requester, iova: number, from: Uint8Array): number {
+    const t = this.translator;
+    const { tlb } = t;
+    const substreamId = requester.substreamId ?? NONE;
+    let high = (iova * PER_HIGH) | 0;
+    let low = iova | 0;
     let done = 0;
     while (done < from.length) {
-      const pa = this.#translator.translate(requester.streamId, iova + done, WANT_WRITE);
-      if (pa < 0) return done;
-      const run = Math.min(this.#translator.runBytes, from.length - done);
-      const moved = this.#bus.writeBytes(pa, from, done, run, requester);
+      const paHigh = translateOne(t, requester.streamId, substreamId, high, low, WRITE);
+      if (paHigh < 0) return done;
+      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), from.length - done);
+      const moved = this.#bus.writePiece(paHigh, tlb.paLow, from, done, run, requester);
       done += moved;
       if (moved < run) return done;
+      low = (low + run) | 0;
+      if (low === 0) high = (high + 1) | 0;
     }
     return done;
   }
@@ -85,8 +133,8 @@ export class Smmuv3 implements Smmu {
       events: this.#events.counts,
       eventsLost: this.#events.lost,
       tlbInvalidations: this.#commands.tlbInvalidations,
-      translations: this.#translator.translations,
-      aborts: this.#translator.aborts,
+      translations: this.translator.translations,
+      aborts: this.translator.aborts,
       tlbHits: this.#tlb.hits,
       tlbMisses: this.#tlb.misses,
     };
@@ -98,26 +146,62 @@ export class Smmuv3 implements Smmu {
     this.#tlb.reset();
     this.#commands.reset();
     this.#events.reset();
-    this.#translator.translations = 0;
-    this.#translator.aborts = 0;
+    this.translator.others = 0;
+    this.translator.aborts = 0;
+  }
+
+  save(): unknown {
+    const { others, aborts } = this.translator;
+    return {
+      registers: this.#registers.save(),
+      streams: this.#streams.save(),
+      tlb: this.#tlb.save(),
+      commands: this.#commands.save(),
+      events: this.#events.save(),
+      others,
+      aborts,
+    };
+  }
+
+  load(state: unknown): void {
+    const saved = state as Record<'registers' | 'streams' | 'tlb' | 'commands' | 'events', unknown> & {
+      others: number;
+      aborts: number;
+    };
+    this.#registers.load(saved.registers);
+    this.#tlb.load(saved.tlb);
+    this.#streams.load(saved.streams);
+    this.#commands.load(saved.commands);
+    this.#events.load(saved.events);
+    this.translator.others = saved.others;
+    this.translator.aborts = saved.aborts;
   }
 
   inspect(): unknown {
-    const { bank } = this.#registers;
+    const { bank, features } = this.#registers;
     return {
       name: this.name,
+      features,
       cr0: bank.peek(SMMU_CR0),
       gbpaAbort: this.#registers.bypassAborts,
       cmdq: { prod: bank.peek(SMMU_CMDQ_PROD), cons: bank.peek(SMMU_CMDQ_CONS) },
       eventq: { prod: bank.peek(SMMU_EVENTQ_PROD), cons: bank.peek(SMMU_EVENTQ_CONS) },
-      streams: Object.fromEntries(
-        [...this.#streams.cached].map(([sid, { kind, vmid, regime }]) => [
-          sid,
-          kind === 'stage2' ? { kind, vmid, root: regime?.root } : { kind },
-        ]),
-      ),
+      streams: Object.fromEntries([...this.#streams.cached].map(([sid, config]) => [sid, inspectStream(config)])),
       tlb: this.#tlb.entries(),
       counts: this.counts,
     };
   }
+}
+
+function inspectStream({ kind, vmid, stage2, contextPtr, context }: StreamConfig): unknown {
+  const name = STREAM_NAMES[kind];
+  if (name === 'stage2') return { kind: name, vmid, root: stage2?.root };
+  if (name !== 'stage1' && name !== 'nested') return { kind: name };
+  return {
+    kind: name,
+    vmid,
+    ...(stage2 === undefined ? {} : { root: stage2.root }),
+    contextPtr,
+    ...(context === undefined ? {} : { asid: context.asid, good: context.good }),
+  };
 }

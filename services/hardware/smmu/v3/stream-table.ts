@@ -1,11 +1,10 @@
 /**
  * From a StreamID to its configuration (IHI 0070, "Stream table"): linear and two-level tables, and the configuration
- * cache. A cached entry, valid or not, serves until a CMD_CFGI_* drops it, so an STE that is changed without one keeps
- * its old meaning; the cache knows nothing of the TLB. Level 1 descriptors are cached apart, valid ones only.
+ * cache. A cached entry, valid or not, serves until a CMD_CFGI_* drops it, so an STE or CD that is changed without one
+ * keeps its old meaning; the cache knows nothing of the TLB. Level 1 descriptors are cached apart, valid ones only.
  * What could not be fetched is not cached.
  */
 import {
-  ADDRESS_BITS,
   SMMU_CR2,
   SMMU_STRTAB_BASE_CFG,
   SMMU_STRTAB_BASE_HI,
@@ -13,86 +12,104 @@ import {
   STRTAB_FMT,
 } from '#shared/arch/smmu/v3.ts';
 import { EVT } from '#shared/arch/smmu/v3-queues.ts';
-import {
-  L1STD,
-  L1STD_BYTES,
-  STE,
-  STE_BYTES,
-  STE_CONFIG,
-  STE_S2TG,
-  STE_WORDS,
-} from '#shared/arch/smmu/v3-structures.ts';
-import { stage2Geometry } from '#shared/arch/vmsa.ts';
+import { L1STD, L1STD_BYTES, STE_BYTES, STE_WORDS } from '#shared/arch/smmu/v3-structures.ts';
 import { get } from '#shared/regs/field.ts';
 import { bytesOf, load } from '#shared/regs/struct.ts';
 import type { Ram } from '../../bus/ram.ts';
-import { type Stage2Regime, stage2Regime } from '../../mmu/stage2.ts';
-import { OAS_BITS, SIDSIZE, type SmmuRegisters } from './registers.ts';
-
-/** What an STE says to do. `bad` aborts with C_BAD_STE. */
-export interface StreamConfig {
-  readonly kind: 'abort' | 'bypass' | 'stage2' | 'bad';
-  /** Of stage2. */
-  readonly vmid: number;
-  readonly regime: Stage2Regime | undefined;
-  /** STE.S2R: translation faults are recorded. */
-  readonly recordFaults: boolean;
-}
+import type { Tlb } from '../../mmu/tlb.ts';
+import type { Saved } from '../../state/saved.ts';
+import type { SmmuRegisters } from './registers.ts';
+import { decodeCd, decodeSte, StreamConfig } from './stream-config.ts';
 
 interface Level1 {
   readonly span: number;
   readonly l2Ptr: number;
 }
 
-const ABORT: StreamConfig = { kind: 'abort', vmid: 0, regime: undefined, recordFaults: false };
-const BYPASS: StreamConfig = { ...ABORT, kind: 'bypass' };
-const BAD: StreamConfig = { ...ABORT, kind: 'bad' };
+interface SavedStreams {
+  readonly streams: readonly {
+    readonly streamId: number;
+    readonly words: Uint32Array;
+    readonly contexts: readonly (readonly [substreamId: number, words: Uint32Array])[];
+  }[];
+  readonly level1: readonly (readonly [index: number, span: number, l2Ptr: number])[];
+}
 
-export class StreamTable {
+/** Streams that are found without a look into the map. */
+const FRONT = 4096;
+export const FRONT_MASK = FRONT - 1;
+/** What no requester has. */
+const NO_STREAM = -2;
+/** The SubstreamID of a transaction that has none. */
+export const NO_SUBSTREAM = -1;
+
+export class StreamTable implements Saved {
   readonly #registers: SmmuRegisters;
   readonly #ram: Ram;
+  readonly #tlb: Tlb;
   readonly #cache = new Map<number, StreamConfig>();
+  /**
+   * Configurations by the low bits of the StreamID, where a translation looks first; a stand-in where there is none.
+   * While the SMMU is off there are stand-ins only, so that who finds its stream here need not ask for SMMUEN.
+   */
+  declare front: StreamConfig[];
+  readonly #front: StreamConfig[];
+  readonly #off: StreamConfig[];
+  readonly #nobody: StreamConfig;
   readonly #level1 = new Map<number, Level1>();
-  readonly #words = new Uint32Array(STE_WORDS);
+  readonly #words = new Uint32Array(2);
   readonly #bytes = bytesOf(this.#words);
   /** When `lookup` gives undefined: the event, 0 when none is to be recorded, and the address that was not readable. */
   failure = 0;
   fetchPa = 0;
 
-  constructor(registers: SmmuRegisters, ram: Ram) {
+  constructor(registers: SmmuRegisters, ram: Ram, tlb: Tlb) {
     this.#registers = registers;
     this.#ram = ram;
+    this.#tlb = tlb;
+    this.#nobody = new StreamConfig(NO_STREAM, new Uint32Array(0), tlb.tag(0));
+    this.#front = Array.from({ length: FRONT }, () => this.#nobody);
+    this.#off = this.#front.slice();
+    this.front = this.#off;
+  }
+
+  /** Follows SMMU_CR0.SMMUEN. */
+  enable(enabled: boolean): void {
+    this.front = enabled ? this.#front : this.#off;
   }
 
   /** The configuration of a stream; undefined: abort, and `failure` says with which event. */
   lookup(streamId: number): StreamConfig | undefined {
-    const cached = this.#cache.get(streamId);
-    if (cached !== undefined) return cached;
-    const at = this.#locate(streamId);
-    if (at < 0) return undefined;
-    if (!this.#ram.contains(at, STE_BYTES)) {
-      this.failure = EVT.F_STE_FETCH;
-      this.fetchPa = at;
-      return undefined;
+    let config = this.#cache.get(streamId);
+    if (config === undefined) {
+      const at = this.#locate(streamId);
+      if (at < 0) return undefined;
+      if (!this.#ram.contains(at, STE_BYTES)) {
+        this.failure = EVT.F_STE_FETCH;
+        this.fetchPa = at;
+        return undefined;
+      }
+      const words = new Uint32Array(STE_WORDS);
+      this.#ram.readBytes(at, bytesOf(words));
+      config = decodeSte(streamId, words, this.#registers.features, this.#tlb);
+      this.#cache.set(streamId, config);
     }
-    this.#ram.readBytes(at, this.#bytes);
-    const config = decodeSte(this.#words);
-    this.#cache.set(streamId, config);
+    this.#front[streamId & (FRONT - 1)] = config;
     return config;
   }
 
   /** CMD_CFGI_STE. Without `leaf` the level 1 descriptor goes too. */
   invalidate(streamId: number, leaf: boolean): void {
-    this.#cache.delete(streamId);
-    if (!leaf) this.#level1.delete(this.#level1Index(streamId));
+    this.#drop(streamId);
+    if (!leaf) this.#level1.delete(streamId >>> this.#split());
   }
 
   /** CMD_CFGI_STE_RANGE: 2^(range + 1) streams, `streamId` aligned down. */
   invalidateRange(streamId: number, range: number): void {
     const count = 2 ** (range + 1);
     const first = streamId - (streamId % count);
-    for (const cached of this.#cache.keys()) {
-      if (cached >= first && cached < first + count) this.#cache.delete(cached);
+    for (const cached of [...this.#cache.keys()]) {
+      if (cached >= first && cached < first + count) this.#drop(cached);
     }
     this.#level1.clear();
   }
@@ -100,7 +117,24 @@ export class StreamTable {
   /** CMD_CFGI_ALL. */
   invalidateAll(): void {
     this.#cache.clear();
+    this.#front.fill(this.#nobody);
     this.#level1.clear();
+  }
+
+  /** CMD_CFGI_CD. */
+  invalidateContext(streamId: number, substreamId: number): void {
+    const config = this.#cache.get(streamId);
+    if (config === undefined) return;
+    config.contexts.delete(substreamId);
+    if (substreamId === 0) config.context = undefined;
+  }
+
+  /** CMD_CFGI_CD_ALL. */
+  invalidateContexts(streamId: number): void {
+    const config = this.#cache.get(streamId);
+    if (config === undefined) return;
+    config.contexts.clear();
+    config.context = undefined;
   }
 
   /** What is cached now, by StreamID. */
@@ -108,14 +142,49 @@ export class StreamTable {
     return this.#cache;
   }
 
+  save(): SavedStreams {
+    return {
+      streams: [...this.#cache.values()].map(({ streamId, words, context, contexts }) => ({
+        streamId,
+        words,
+        contexts: [
+          ...(context === undefined ? [] : [[NO_SUBSTREAM, context.words] as const]),
+          ...[...contexts].map(([substreamId, held]) => [substreamId, held.words] as const),
+        ],
+      })),
+      level1: [...this.#level1].map(([index, { span, l2Ptr }]) => [index, span, l2Ptr] as const),
+    };
+  }
+
+  load(state: unknown): void {
+    const { streams, level1 } = state as SavedStreams;
+    this.invalidateAll();
+    const { features } = this.#registers;
+    for (const { streamId, words, contexts } of streams) {
+      const config = decodeSte(streamId, words.slice(), features, this.#tlb);
+      for (const [substreamId, held] of contexts) {
+        const context = decodeCd(held.slice(), features, config.vmid, this.#tlb);
+        if (substreamId === NO_SUBSTREAM) config.context = context;
+        else config.contexts.set(substreamId, context);
+      }
+      this.#cache.set(streamId, config);
+    }
+    for (const [index, span, l2Ptr] of level1) this.#level1.set(index, { span, l2Ptr });
+  }
+
+  #drop(streamId: number): void {
+    this.#cache.delete(streamId);
+    this.#front[streamId & (FRONT - 1)] = this.#nobody;
+  }
+
   /** Where the STE lies, or -1. */
   #locate(streamId: number): number {
-    const { bank } = this.#registers;
+    const { bank, features } = this.#registers;
     const cfg = bank.peek(SMMU_STRTAB_BASE_CFG);
-    const log2size = Math.min(get(SMMU_STRTAB_BASE_CFG.LOG2SIZE, cfg), SIDSIZE);
+    const log2size = Math.min(get(SMMU_STRTAB_BASE_CFG.LOG2SIZE, cfg), features.SIDSIZE);
     if (streamId < 0 || streamId >= 2 ** log2size) return this.#badStreamId();
     const base = this.#registers.baseAddress(SMMU_STRTAB_BASE_LO, SMMU_STRTAB_BASE_HI, 0xffff_ffc0);
-    if (get(SMMU_STRTAB_BASE_CFG.FMT, cfg) !== STRTAB_FMT.twoLevel) {
+    if (features.ST_LEVEL === 0 || get(SMMU_STRTAB_BASE_CFG.FMT, cfg) !== STRTAB_FMT.twoLevel) {
       return base - (base % (STE_BYTES * 2 ** log2size)) + streamId * STE_BYTES;
     }
     const split = this.#split();
@@ -129,7 +198,7 @@ export class StreamTable {
         this.fetchPa = at;
         return -1;
       }
-      this.#ram.readBytes(at, this.#bytes, 0, L1STD_BYTES);
+      this.#ram.readBytes(at, this.#bytes);
       const span = load(this.#words, 0, L1STD.Span);
       if (span === 0 || span > 11 || span > split + 1) return this.#badStreamId();
       const l2Ptr = load(this.#words, 0, L1STD.L2Ptr);
@@ -148,41 +217,8 @@ export class StreamTable {
     return -1;
   }
 
-  #level1Index(streamId: number): number {
-    return streamId >>> this.#split();
-  }
-
   #split(): number {
     const split = get(SMMU_STRTAB_BASE_CFG.SPLIT, this.#registers.bank.peek(SMMU_STRTAB_BASE_CFG));
     return split === 8 || split === 10 ? split : 6;
   }
-}
-
-/** The checks of IHI 0070, "STE" and "C_BAD_STE", for a part with stage 2 only and the 4 KiB granule. */
-function decodeSte(words: Uint32Array): StreamConfig {
-  if (load(words, 0, STE.V) === 0) return BAD;
-  const config = load(words, 0, STE.Config);
-  if (config < STE_CONFIG.bypass) return ABORT;
-  if (config === STE_CONFIG.bypass) return BYPASS;
-  if (config !== STE_CONFIG.s2) return BAD; // stage 1 is not implemented (IDR0.S1P)
-  const t0sz = load(words, 0, STE.S2T0SZ);
-  const sl0 = load(words, 0, STE.S2SL0);
-  const ps = load(words, 0, STE.S2PS);
-  const ttb = load(words, 0, STE.S2TTB);
-  const paBits = Math.min(ADDRESS_BITS[ps] ?? 48, OAS_BITS);
-  const illegal =
-    load(words, 0, STE.S2AA64) !== 1 ||
-    load(words, 0, STE.S2TG) !== STE_S2TG.granule4K ||
-    load(words, 0, STE.S2ENDI) !== 0 ||
-    load(words, 0, STE.S2S) !== 0 || // STALL_MODEL 1: nothing can stall
-    t0sz < 64 - OAS_BITS ||
-    stage2Geometry(t0sz, sl0) === undefined ||
-    ttb >= 2 ** paBits;
-  if (illegal) return BAD;
-  return {
-    kind: 'stage2',
-    vmid: load(words, 0, STE.S2VMID),
-    regime: stage2Regime(ttb, t0sz, sl0, paBits, load(words, 0, STE.S2AFFD) === 0),
-    recordFaults: load(words, 0, STE.S2R) === 1,
-  };
 }

@@ -1,6 +1,6 @@
 import { assert, describe, test } from 'vitest';
 import { Bus } from '../../../../services/hardware/bus/bus.ts';
-import { CHUNK_BYTES, Ram } from '../../../../services/hardware/bus/ram.ts';
+import { CHUNK_BYTES, chunkBase, Ram } from '../../../../services/hardware/bus/ram.ts';
 import type { MmioTarget, Requester } from '../../../../services/hardware/bus/transaction.ts';
 
 const LOW = 0x4000_0000;
@@ -114,6 +114,29 @@ describe('the physical bus', () => {
     assert.deepEqual(target.log, [['w', 0x40, 4, 5, 0x100]]);
   });
 
+  test('takes a piece of a device to the block that it names, beside the one before and across 4 GiB too', () => {
+    const bus = new Bus(ram());
+    const device: Requester = { rid: 0x100, streamId: 0, deviceIdAt: () => 0 };
+    const [low, high, across] = [new Recorder(), new Recorder(), new Recorder()];
+    bus.map(0x1000, 0x1000, low);
+    bus.map(0x7_0000_1000, 0x1000, high);
+    bus.map(0x8_ffff_f000, 0x2000, across);
+    const write = (pa: number, ...bytes: number[]): number =>
+      bus.writePiece(Math.floor(pa / 2 ** 32), pa | 0, Uint8Array.from([9, ...bytes]), 1, bytes.length, device);
+    for (const base of [0x1000, 0x7_0000_1000, 0x8_ffff_f000]) {
+      // The second access finds the block of the first.
+      for (const offset of [0x40, 0xffc]) assert.equal(write(base + offset, 1, 2, 3, 0x84), 4);
+      assert.equal(write(base + 0x42, 1, 2, 3), 3);
+    }
+    assert.equal(write(0x9_0000_0004, 7), 1);
+    assert.deepEqual([write(0xffc, 1, 2, 3, 4), write(0x2000, 1, 2, 3, 4), write(0x7_0000_0ffe, 1, 2)], [0, 0, 0]);
+    const four = (offset: number) => ['w', offset, 4, 0x8403_0201, 0x100];
+    const log = [four(0x40), four(0xffc), ['w', 0x42, 2, 0x201, 0x100], ['w', 0x44, 1, 3, 0x100]];
+    assert.deepEqual(low.log, log);
+    assert.deepEqual(high.log, log);
+    assert.deepEqual(across.log, [...log, ['w', 0x1004, 1, 7, 0x100]]);
+  });
+
   test('says where nothing is, and how far an access got', () => {
     const bus = new Bus(ram());
     bus.map(0x1000, 0x1000, new Recorder());
@@ -152,5 +175,53 @@ describe('the physical bus', () => {
     bus.write(HIGH + 1, 1, 0xff);
     bus.read(HIGH, 4);
     assert.equal(bus.low, 0x89ab_ffef);
+  });
+});
+
+describe('chunks of RAM', () => {
+  test('are found by number, zero until one is claimed', () => {
+    const r = ram();
+    const chunk = HIGH / CHUNK_BYTES + 3;
+    assert.equal(chunkBase(r, chunk, 0), 0);
+    const base = r.claim(chunk, 0);
+    assert.isAbove(base, 0);
+    r.words[base + 5] = 0x1234;
+    assert.equal(r.read32(HIGH + 3 * CHUNK_BYTES + 20), 0x1234);
+    assert.equal(chunkBase(r, chunk, 0), base);
+    assert.equal(chunkBase(r, 0, 0), -1);
+  });
+
+  test('at the edge of a bank have RAM where the bank has, and two banks may share one', () => {
+    const r = new Ram([
+      { pa: LOW + 0x1000, sizeBytes: 0x2000 },
+      { pa: LOW + 0x10_0000, sizeBytes: CHUNK_BYTES },
+    ]);
+    const chunk = LOW / CHUNK_BYTES;
+    assert.equal(chunkBase(r, chunk, 0), -1);
+    assert.equal(chunkBase(r, chunk, 0x1000), 0);
+    assert.equal(chunkBase(r, chunk, 0x3000), -1);
+    r.write32(LOW + 0x1000, 7);
+    r.write32(LOW + 0x10_0000, 8);
+    r.write32(LOW + CHUNK_BYTES, 9);
+    assert.deepEqual([r.read32(LOW + 0x1000), r.read32(LOW + 0x10_0000), r.read32(LOW + CHUNK_BYTES)], [7, 8, 9]);
+    assert.equal(r.residentBytes, 2 * CHUNK_BYTES);
+    assert.equal(r.chunkWords(LOW + 0x4000), undefined);
+    const other = new Ram(r.banks);
+    other.write32(LOW + 0x2000, 1);
+    other.load(structuredClone(r.save()));
+    assert.deepEqual(
+      [other.read32(LOW + 0x1000), other.read32(LOW + CHUNK_BYTES), other.read32(LOW + 0x2000)],
+      [7, 9, 0],
+    );
+  });
+
+  test('that was zeroed as a whole is used again, all zero', () => {
+    const r = ram();
+    r.write32(LOW, 5);
+    r.fill(LOW, CHUNK_BYTES, 0);
+    r.write32(HIGH + 4, 6);
+    assert.equal(r.read32(HIGH), 0);
+    assert.equal(r.residentBytes, CHUNK_BYTES);
+    assert.equal(r.read32(LOW), 0);
   });
 });

@@ -109,19 +109,27 @@ describe('the stage-2 walk', () => {
   });
 
   test('reports an output beyond the physical size at its level, and a root there at level 0', () => {
-    const r = fourLevels();
-    const regime = { ...regime48, paLimit: BASE + 0x3000 };
-    assert.equal(r.walker.walk(regime, IPA, WANT_READ), ~(DFSC.ADDRESS_SIZE | 2));
-    r.leaf(L1, 7, 1, BASE + 0x4000_0000);
-    assert.equal(r.walker.walk(regime, 511 * 2 ** 39 + 7 * 2 ** 30, WANT_READ), ~(DFSC.ADDRESS_SIZE | 1));
-    assert.equal(r.walker.walk({ ...regime48, paLimit: BASE }, IPA, WANT_READ), ~DFSC.ADDRESS_SIZE);
+    const ram = new Ram([{ pa: 0, sizeBytes: 0x10_0000 }]);
+    const walker = new Stage2Walker(ram);
+    const put = (at: number, write: (words: Uint32Array) => void): void => {
+      const words = new Uint32Array(2);
+      write(words);
+      ram.writeBytes(at, bytesOf(words));
+    };
+    const regime = stage2Regime(0x1000, 16, 2, 40, true);
+    put(0x1000, (w) => writeTable(w, 0, 0x2000));
+    put(0x2000, (w) => writeLeaf(w, 0, 1, 2 ** 40, attributes(S2AP.readWrite)));
+    put(0x2008, (w) => writeTable(w, 0, 2 ** 41));
+    assert.equal(walker.walk(regime, 0x123, WANT_READ), ~(DFSC.ADDRESS_SIZE | 1), 'a block');
+    assert.equal(walker.walk(regime, 2 ** 30, WANT_READ), ~(DFSC.ADDRESS_SIZE | 1), 'a table');
+    assert.equal(walker.walk(stage2Regime(2 ** 40, 16, 2, 40, true), 0, WANT_READ), ~DFSC.ADDRESS_SIZE, 'the root');
   });
 
   test('puts the access flag before the permission, and both after the address', () => {
     const r = fourLevels();
     r.raw(L3, 0, 0x0000_0003, 0); // AF 0, S2AP none
     assert.equal(r.walker.walk(regime48, IPA, WANT_READ), ~(DFSC.ACCESS_FLAG | 3));
-    assert.equal(r.walker.walk({ ...regime48, accessFlagFaults: false }, IPA, WANT_READ), ~(DFSC.PERMISSION | 3));
+    assert.equal(r.walker.walk(stage2Regime(L0, 16, 2, 48, false), IPA, WANT_READ), ~(DFSC.PERMISSION | 3));
   });
 
   test('checks read and write apart', () => {

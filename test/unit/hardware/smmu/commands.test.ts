@@ -12,6 +12,7 @@ import {
 } from '#shared/arch/smmu/v3-queues.ts';
 import { encodeAbortSte } from '#shared/arch/smmu/v3-structures.ts';
 import { bytesOf } from '#shared/regs/struct.ts';
+import type { SmmuFeatures } from '../../../../services/hardware/smmu/v3/features.ts';
 import { CMDQ, device, RAM, smmuRig, stage2Ste, translatingRig } from './rig.ts';
 
 const reads = (rig: ReturnType<typeof smmuRig>, streamId: number, iova: number): boolean =>
@@ -41,6 +42,26 @@ describe('invalidation', () => {
     rig.submit(encodeTlbiNsnhAll());
     assert.isFalse(reads(rig, 0x10, 0x2000));
     assert.equal(rig.smmu.counts.tlbInvalidations, 3);
+  });
+
+  test('TLBI_S2_IPA of a range drops every page of it, where the part has ranges', () => {
+    const range = { granuleShift: 12, num: 1, scale: 1, ttl: 0 }; // 4 pages
+    const dropped = (features: Partial<SmmuFeatures>): number[] => {
+      const rig = translatingRig(features);
+      const pages = [0x1000, 0x2000, 0x3000, 0x4000, 0x5000];
+      for (const page of pages) {
+        rig.mapPage(page, RAM + 0x50_0000 + page);
+        assert.isTrue(reads(rig, 0x10, page));
+        rig.unmapPage(page);
+      }
+      rig.submit(encodeTlbiS2Ipa(7, 0x1000, true, range), encodeSync(0));
+      return pages.filter((page) => !reads(rig, 0x10, page));
+    };
+    assert.deepEqual(dropped({ RIL: 1 }), [0x1000, 0x2000, 0x3000, 0x4000]);
+    assert.deepEqual(dropped({ RIL: 0 }), [0x1000], 'the fields of a range are reserved there, and ignored');
+    const rig = translatingRig({ RIL: 1 });
+    rig.submit(encodeTlbiS2Ipa(7, 0x1000, true, { granuleShift: 12, num: 0, scale: 0, ttl: 0 }));
+    assert.equal(rig.read(v3.SMMU_CMDQ_CONS) >>> 24, v3.CMDQ_ERROR.CERROR_ILL, 'a range of nothing');
   });
 
   test('a stream table entry that was changed keeps its meaning until CFGI_STE', () => {
@@ -127,12 +148,58 @@ describe('the command queue', () => {
     assert.deepEqual(rig.irqs, ['gerror']);
   });
 
-  test('refuses what belongs to stage 1, EL2, stalls and the secure side', () => {
-    for (const opcode of [0x05, 0x11, 0x20, 0x41, 0x44, 0x45, 0x50, 0xff, 0x446, 0x3046]) {
+  test('refuses what belongs to EL2, ATS, PRI, stalls and the secure side', () => {
+    for (const opcode of [0x07, 0x18, 0x20, 0x21, 0x22, 0x23, 0x40, 0x41, 0x44, 0x45, 0x50, 0xff, 0x446, 0x3046]) {
       const rig = translatingRig();
       rig.submit(Uint32Array.of(opcode, 0, 0, 0));
       assert.equal(rig.read(v3.SMMU_CMDQ_CONS) >>> 24, v3.CMDQ_ERROR.CERROR_ILL, opcode.toString(16));
     }
+  });
+
+  test('refuses what belongs to a stage that the part lacks, and takes NSNH_ALL whatever it has', () => {
+    const refuses = (features: Partial<SmmuFeatures>, opcode: number): boolean => {
+      const rig = smmuRig(features);
+      rig.enable();
+      rig.submit(Uint32Array.of(opcode, 0, 0, 0));
+      return rig.read(v3.SMMU_CMDQ_CONS) >>> 24 === v3.CMDQ_ERROR.CERROR_ILL;
+    };
+    for (const opcode of [0x05, 0x06, 0x10, 0x11, 0x12, 0x13]) {
+      assert.isTrue(refuses({ S1P: 0 }, opcode), opcode.toString(16));
+      assert.isFalse(refuses({ S2P: 0 }, opcode), opcode.toString(16));
+    }
+    for (const opcode of [0x28, 0x2a]) {
+      assert.isTrue(refuses({ S2P: 0 }, opcode), opcode.toString(16));
+      assert.isFalse(refuses({ S1P: 0 }, opcode), opcode.toString(16));
+    }
+    assert.isFalse(refuses({ S1P: 0 }, 0x30) || refuses({ S2P: 0 }, 0x30));
+  });
+
+  test('tells of CMD_SYNC by MSI where the part can, to nobody else’s wire, and of a write that nobody takes', () => {
+    const rig = translatingRig({ MSI: 1 });
+    rig.submit(encodeSync(SYNC_CS.SIG_IRQ, { address: RAM + 0x70_0004, data: 0xcafe_f00d }));
+    assert.equal(rig.ram.read32(RAM + 0x70_0004), 0xcafe_f00d);
+    assert.deepEqual(rig.irqs, []);
+    rig.submit(encodeSync(SYNC_CS.SIG_IRQ));
+    assert.deepEqual(rig.irqs, ['cmdq-sync']);
+    rig.submit(encodeSync(SYNC_CS.SIG_IRQ, { address: 0x5000, data: 1 }));
+    assert.equal(rig.read(v3.SMMU_GERROR), 1 << 4);
+    assert.deepEqual(rig.irqs, ['cmdq-sync', 'gerror']);
+    const wired = translatingRig();
+    wired.submit(encodeSync(SYNC_CS.SIG_IRQ, { address: RAM + 0x70_0004, data: 1 }));
+    assert.equal(wired.ram.read32(RAM + 0x70_0004), 0);
+    assert.deepEqual(wired.irqs, ['cmdq-sync']);
+  });
+
+  test('tells of an event by MSI', () => {
+    const rig = translatingRig({ MSI: 1 });
+    rig.write(v3.SMMU_IRQ_CTRL, 0);
+    rig.write(v3.SMMU_EVENTQ_IRQ_CFG0_LO, 0x70_0010);
+    rig.write(v3.SMMU_EVENTQ_IRQ_CFG0_HI, 0x8000);
+    rig.write(v3.SMMU_EVENTQ_IRQ_CFG1, 77);
+    rig.write(v3.SMMU_IRQ_CTRL, 4);
+    assert.isFalse(reads(rig, 0x10, 0x9000));
+    assert.equal(rig.ram.read32(RAM + 0x70_0010), 77);
+    assert.deepEqual(rig.irqs, []);
   });
 
   test('outside RAM ends in CERROR_ABT', () => {

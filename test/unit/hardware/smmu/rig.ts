@@ -15,6 +15,7 @@ import { bytesOf, wordsOf } from '#shared/regs/struct.ts';
 import { Bus } from '../../../../services/hardware/bus/bus.ts';
 import { Ram } from '../../../../services/hardware/bus/ram.ts';
 import type { Requester } from '../../../../services/hardware/bus/transaction.ts';
+import type { SmmuFeatures } from '../../../../services/hardware/smmu/v3/features.ts';
 import { Smmuv3 } from '../../../../services/hardware/smmu/v3/smmuv3.ts';
 
 export const RAM = 0x8000_0000_0000;
@@ -31,14 +32,14 @@ export const EVENTQ_LOG2 = 2;
 
 export const device = (streamId: number): Requester => ({ rid: streamId, streamId, deviceIdAt: () => streamId });
 
-export function smmuRig() {
+export function smmuRig(features: Partial<SmmuFeatures> = {}) {
   const ram = new Ram([
     { pa: RAM, sizeBytes: 16 * 1024 * 1024 },
     { pa: LOW_RAM, sizeBytes: 1024 * 1024 },
   ]);
   const bus = new Bus(ram);
   const irqs: string[] = [];
-  const smmu = new Smmuv3({ name: 'smmu0', bus, irq: (name) => irqs.push(name) });
+  const smmu = new Smmuv3({ name: 'smmu0', bus, irq: (name) => irqs.push(name), features });
   bus.map(0x905_0000, v3.SMMU_BYTES, smmu.registers);
   const read = (register: { offset: number }): number => smmu.registers.read(register.offset, 4);
   const write = (register: { offset: number }, value: number): void => smmu.registers.write(register.offset, 4, value);
@@ -124,8 +125,8 @@ export function smmuRig() {
 export const stage2Ste = (vmid: number): Uint32Array => encodeStage2Ste({ vmid, t0sz: 24, sl0: 1, ps: 5, ttb: ROOT });
 
 /** A rig with stream 0x10 of VMID 7 translated, and IPA 0x1000 mapped to RAM + 0x50_0000. */
-export function translatingRig() {
-  const rig = smmuRig();
+export function translatingRig(features: Partial<SmmuFeatures> = {}) {
+  const rig = smmuRig(features);
   rig.makeTables();
   rig.mapPage(0x1000, RAM + 0x50_0000);
   rig.writeSte(0x10, stage2Ste(7));

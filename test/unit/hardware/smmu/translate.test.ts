@@ -160,6 +160,9 @@ describe('the stream table', () => {
       ['stage 1', (s) => store(s, 0, STE.Config, 5)],
       ['both stages', (s) => store(s, 0, STE.Config, 7)],
       ['64 KiB granule', (s) => store(s, 0, STE.S2TG, 1)],
+      ['the granule that does not exist', (s) => store(s, 0, STE.S2TG, 3)],
+      ['hardware access flags', (s) => store(s, 0, STE.S2HA, 1)],
+      ['16 bits of VMID', (s) => store(s, 0, STE.S2VMID, 0x107)],
       ['big-endian tables', (s) => store(s, 0, STE.S2ENDI, 1)],
       ['32-bit tables', (s) => store(s, 0, STE.S2AA64, 0)],
       ['stalls', (s) => store(s, 0, STE.S2S, 1)],
@@ -167,7 +170,7 @@ describe('the stream table', () => {
       ['T0SZ out of range', (s) => store(s, 0, STE.S2T0SZ, 40)],
     ];
     for (const [what, spoil] of wrong) {
-      const rig = translatingRig();
+      const rig = translatingRig({ S1P: 0, GRAN64K: 0, VMID16: 0 });
       const ste = stage2Ste(7);
       spoil(ste);
       rig.writeSte(4, ste);
