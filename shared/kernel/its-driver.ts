@@ -1,10 +1,13 @@
 /**
  * An ITS as a driver sees it: probe, tables, command queue (IHI 0069, "The ITS"; the order of steps follows
  * xen/arch/arm/gic-v3-its.c). Used by the hypervisor for a machine's ITS and by a guest for its virtual one.
- * Not modelled: two-level tables; a device table that needs more than 256 pages is cut and higher DeviceIDs fail.
+ * A device table of more than 1 MiB is made of two levels where the ITS takes that (Linux, its_parse_indirect_baser);
+ * its pages come when a device needs them. An ITS that does not gets at most 256 pages, and higher DeviceIDs fail.
  * Not modelled: GITS_CWRITER.Retry; a stalled queue shows as an ItsError.
  */
 import {
+  addressHigh,
+  addressLow,
   decodeGitsBaser,
   decodeGitsCbaser,
   decodeGitsTyper,
@@ -80,7 +83,22 @@ const POLL_NS = 1_000_000;
 /** The hypervisor waits 100 ms for the queue and for Quiescent. */
 const POLLS_MAX = 100;
 const ALIGN_BYTES = 0x1_0000;
+const FLAT_BYTES_MAX = 0x10_0000;
+const PAGES_MAX = 256;
+const PAGE_BYTES = [0x1_0000, 0x4000, 0x1000] as const;
+const LEVEL1_ENTRY_BYTES = 8;
+const LEVEL1_VALID = 0x8000_0000;
 const NO_DATA = new Uint8Array(0);
+
+/** A device table of two levels. */
+interface Level1 {
+  readonly pa: number;
+  readonly pageBytes: number;
+  /** Entries of a level 2 page. */
+  readonly perPage: number;
+  /** Level 1 entries whose page is there. */
+  readonly present: Set<number>;
+}
 
 export class ItsDriver {
   readonly #o: ItsDriverOptions;
@@ -90,6 +108,7 @@ export class ItsDriver {
   #writer = 0;
   #typer: GitsTyper | undefined;
   #deviceIds = 0;
+  #level1: Level1 | undefined;
   #submitted = 0;
 
   constructor(options: ItsDriverOptions) {
@@ -117,7 +136,7 @@ export class ItsDriver {
     return this.#typer;
   }
 
-  /** DeviceIDs below this have an entry in the device table; after `start`. */
+  /** DeviceIDs below this have an entry in the device table, once `prepareDevice` is done; after `start`. */
   get deviceIds(): number {
     return this.#deviceIds;
   }
@@ -159,6 +178,22 @@ export class ItsDriver {
   /** Queues the commands in order, in one or more rings, and waits until the ITS has done them. Throws ItsError. */
   submit(commands: readonly Uint32Array[]): Op<void> {
     return withLock(this.#lock, () => this.#submitLocked(commands));
+  }
+
+  /** Sees that the device table has an entry for `deviceId` (below `deviceIds`) before it is mapped. */
+  prepareDevice(deviceId: number): Op<void> {
+    return withLock(this.#lock, () => this.#prepareDevice(deviceId));
+  }
+
+  *#prepareDevice(deviceId: number): Op<void> {
+    const level1 = this.#level1;
+    if (level1 === undefined) return;
+    const page = Math.floor(deviceId / level1.perPage);
+    if (level1.present.has(page)) return;
+    const pa = yield* this.#o.allocate(level1.pageBytes, level1.pageBytes);
+    const entry = { lo: addressLow(pa), hi: (addressHigh(pa) | LEVEL1_VALID) >>> 0 };
+    yield* this.#run([writePair(level1.pa + LEVEL1_ENTRY_BYTES * page, entry)]);
+    level1.present.add(page);
   }
 
   *#submitLocked(commands: readonly Uint32Array[]): Op<void> {
@@ -228,9 +263,12 @@ export class ItsDriver {
     const wantedEntries = isDevices
       ? 2 ** Math.min(this.typer.deviceIdBits, this.#o.deviceIdBitsMax ?? 16)
       : 2 ** Math.min(this.typer.collectionIdBits, 10);
+    if (isDevices && wantedEntries * entryBytes > FLAT_BYTES_MAX) {
+      if (yield* this.#setUpLevel1(offset, Type, entryBytes, wantedEntries)) return;
+    }
     let pa = -1;
-    for (const pageBytes of [0x1_0000, 0x4000, 0x1000]) {
-      const pages = Math.min(256, Math.ceil((wantedEntries * entryBytes) / pageBytes));
+    for (const pageBytes of PAGE_BYTES) {
+      const pages = Math.min(PAGES_MAX, Math.ceil((wantedEntries * entryBytes) / pageBytes));
       const sizeBytes = pages * pageBytes;
       // A smaller page size never needs more than the largest one got.
       if (pa < 0) pa = yield* this.#o.allocate(sizeBytes, ALIGN_BYTES);
@@ -243,10 +281,35 @@ export class ItsDriver {
     throw new ItsError(`${this.#o.name}: GITS_BASER${n} accepts no page size`);
   }
 
+  /** Makes the device table one of two levels. False: the ITS keeps Indirect at 0, whatever the page size. */
+  *#setUpLevel1(offset: number, Type: number, entryBytes: number, wantedEntries: number): Op<boolean> {
+    for (const pageBytes of PAGE_BYTES) {
+      const attributes = { InnerCache: 0, OuterCache: 0, Shareability: 0 };
+      const asked = { Valid: false, Indirect: true, Type, entryBytes, pa: 0, pageBytes, sizeBytes: pageBytes };
+      const [, read] = yield* this.#run([
+        this.#write64(offset, encodeGitsBaser({ ...asked, ...attributes })),
+        this.#readAccess(offset, 8),
+      ]);
+      const got = decodeGitsBaser(pair(read!));
+      if (!got.Indirect) return false;
+      if (got.pageBytes !== pageBytes) continue;
+      const perPage = pageBytes / entryBytes;
+      const level1Bytes = Math.ceil(wantedEntries / perPage) * LEVEL1_ENTRY_BYTES;
+      const sizeBytes = Math.min(PAGES_MAX, Math.ceil(level1Bytes / pageBytes)) * pageBytes;
+      const pa = yield* this.#o.allocate(sizeBytes, ALIGN_BYTES);
+      if (!(yield* this.#tryTable(offset, { Type, entryBytes, pa, pageBytes, sizeBytes }, true))) continue;
+      this.#level1 = { pa, pageBytes, perPage, present: new Set() };
+      this.#deviceIds = Math.min((sizeBytes / LEVEL1_ENTRY_BYTES) * perPage, wantedEntries);
+      return true;
+    }
+    return false;
+  }
+
   /** Writes a table base and reads it back: once more as the ITS wants cacheability and shareability. */
   *#tryTable(
     offset: number,
     table: Pick<GitsBaser, 'Type' | 'entryBytes' | 'pa' | 'pageBytes' | 'sizeBytes'>,
+    Indirect = false,
   ): Op<boolean> {
     let attributes: Pick<GitsBaser, 'InnerCache' | 'OuterCache' | 'Shareability'> = {
       InnerCache: GIC_CACHE.RAWAWB,
@@ -254,7 +317,7 @@ export class ItsDriver {
       Shareability: GIC_SHAREABILITY.INNER,
     };
     for (let round = 0; round < 2; round++) {
-      const wanted = { Valid: true, Indirect: false, ...table, ...attributes };
+      const wanted = { Valid: true, Indirect, ...table, ...attributes };
       const [, read] = yield* this.#run([this.#write64(offset, encodeGitsBaser(wanted)), this.#readAccess(offset, 8)]);
       const got = decodeGitsBaser(pair(read!));
       if (got.pageBytes !== table.pageBytes) return false;
@@ -305,12 +368,16 @@ export class ItsDriver {
   }
 
   #write64(offset: number, value: RegPair): BusAccess {
-    const data = new Uint8Array(8);
-    const view = new DataView(data.buffer);
-    view.setUint32(0, value.lo, true);
-    view.setUint32(4, value.hi, true);
-    return writeAccess(this.#o.base + offset, data);
+    return writePair(this.#o.base + offset, value);
   }
+}
+
+function writePair(address: number, value: RegPair): BusAccess {
+  const data = new Uint8Array(8);
+  const view = new DataView(data.buffer);
+  view.setUint32(0, value.lo, true);
+  view.setUint32(4, value.hi, true);
+  return writeAccess(address, data);
 }
 
 function writeAccess(address: number, data: Uint8Array): BusAccess {

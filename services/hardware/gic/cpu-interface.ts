@@ -1,14 +1,18 @@
 /**
  * The CPU interface of one PE: what is acknowledged and completed (IHI 0069, "CPU interface").
- * Group 1 only, five priority bits. An interrupt is taken when its priority is above (numerically below) ICC_PMR_EL1
- * and its group priority above the running priority. An LPI is acknowledged by losing its pending state: it has no
- * active state, and only the running priority remembers it until ICC_EOIR1_EL1.
- * Not modelled: group 0 and its registers, ICC_SGI1R_EL1, ICC_AP1R0_EL1, the virtual interface; they read as unknown names.
+ * Group 1, five priority bits, one active priorities register. An interrupt is taken when its priority is above
+ * (numerically below) ICC_PMR_EL1 and its group priority above the running priority. ICC_EOIR1_EL1 drops the highest
+ * active priority whatever INTID it is given, as long as that INTID can be one (completing out of order is
+ * UNPREDICTABLE in the book). An LPI is acknowledged by losing its pending state: it has no active state, and only
+ * ICC_AP1R0_EL1 remembers it until it is completed.
+ * Not modelled: taking group 0 interrupts (ICC_IAR0_EL1 and its like), ICC_ASGI1R_EL1 and ICC_SGI0R_EL1, the range
+ * selector of ICC_SGI1R_EL1 (ICC_CTLR_EL1.RSS reads 0), the virtual interface; they read as unknown names.
  */
 import {
   ICC_CTLR_EL1_A3V,
   ICC_CTLR_EL1_CBPR,
   ICC_CTLR_EL1_EOImode,
+  ICC_CTLR_EL1_IDbits_24,
   ICC_IGRPEN1_EL1_Enable,
   ICC_RPR_EL1_IDLE,
   ICC_SRE_EL1_DFB,
@@ -16,33 +20,57 @@ import {
   ICC_SRE_EL1_SRE,
 } from '#shared/arch/gic/cpu-interface.ts';
 import { INTID_NONE, LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
+import type { Saved } from '../state/saved.ts';
 import { PRIORITY_MASK } from './interrupt-bank.ts';
 
-/** Five bits: the smallest binary point leaves all of them in the group priority. */
-const BPR_MIN = 3;
+/** The smallest binary point of group 1: it leaves all five bits in the group priority. ICC_BPR0_EL1 has one less. */
+const BPR1_MIN = 3;
+const BPR0_MIN = 2;
 const PRI_BITS = 4 << 8;
+const LEVEL_SHIFT = 3;
+/** INTIDs 1020 to 1023 mean something other than an interrupt. */
+const SPECIAL_FIRST = 1020;
 
 /** What is offered to one CPU interface, and what becomes of it. */
 export interface InterruptSource {
+  /** Bits of the widest INTID. */
+  readonly idBits: number;
   /** The INTID of highest priority that could be taken, or -1. */
   best(): number;
   /** Priority of what `best` gave. */
   bestPriority(): number;
   acknowledge(intid: number): void;
   deactivate(intid: number): void;
+  /** A write to ICC_SGI1R_EL1. */
+  generateSgi(value: number): void;
 }
 
-export class CpuInterface {
+interface SavedCpuInterface {
+  readonly pmr: number;
+  readonly enabled: boolean;
+  readonly bpr0: number;
+  readonly bpr1: number;
+  readonly eoiMode: number;
+  readonly cbpr: number;
+  readonly ap1r0: number;
+  readonly acknowledged: number;
+}
+
+export class CpuInterface implements Saved {
   readonly #source: InterruptSource;
   readonly #changed: () => void;
   #pmr = 0;
   #enabled = false;
-  #bpr = BPR_MIN;
+  #bpr0 = BPR0_MIN;
+  #bpr1 = BPR1_MIN;
   #eoiMode = 0;
   #cbpr = 0;
-  /** Acknowledged and not yet dropped, the latest last. */
-  #running: { readonly intid: number; readonly groupPriority: number }[] = [];
+  /** Bit n: priority 8n is active. */
+  #ap1r0 = 0;
   #acknowledged = 0;
+
+  /** What is taken now has a priority below this. Follows from the registers: see #settle. */
+  #limit = 0;
 
   /** `changed` is called when an interrupt may have become one to take. */
   constructor(source: InterruptSource, changed: () => void) {
@@ -53,15 +81,27 @@ export class CpuInterface {
   reset(): void {
     this.#pmr = 0;
     this.#enabled = false;
-    this.#bpr = BPR_MIN;
+    this.#bpr0 = BPR0_MIN;
+    this.#bpr1 = BPR1_MIN;
     this.#eoiMode = 0;
     this.#cbpr = 0;
-    this.#running = [];
+    this.#ap1r0 = 0;
+    this.#settle();
   }
 
   /** Whether ICC_IAR1_EL1 would give an interrupt now. */
   get hasInterrupt(): boolean {
     return this.#takeable() >= 0;
+  }
+
+  /** Whether an interrupt of group 1 with this priority would be taken now, whatever else is offered. */
+  takes(priority: number): boolean {
+    return priority < this.#limit;
+  }
+
+  /** ICC_IGRPEN1_EL1.Enable: whether this PE takes group 1 interrupts at all. */
+  get participates(): boolean {
+    return this.#enabled;
   }
 
   /** Times that ICC_IAR1_EL1 was read. */
@@ -84,12 +124,18 @@ export class CpuInterface {
       }
       case 'ICC_RPR_EL1':
         return this.#runningPriority();
-      case 'ICC_CTLR_EL1':
-        return this.#cbpr | this.#eoiMode | PRI_BITS | ICC_CTLR_EL1_A3V;
+      case 'ICC_CTLR_EL1': {
+        const idBits = this.#source.idBits > 16 ? ICC_CTLR_EL1_IDbits_24 : 0;
+        return this.#cbpr | this.#eoiMode | PRI_BITS | idBits | ICC_CTLR_EL1_A3V;
+      }
       case 'ICC_SRE_EL1':
         return ICC_SRE_EL1_SRE | ICC_SRE_EL1_DFB | ICC_SRE_EL1_DIB;
+      case 'ICC_BPR0_EL1':
+        return this.#bpr0;
       case 'ICC_BPR1_EL1':
-        return this.#bpr;
+        return this.#binaryPoint();
+      case 'ICC_AP1R0_EL1':
+        return this.#ap1r0 >>> 0;
       default:
         return undefined;
     }
@@ -109,7 +155,7 @@ export class CpuInterface {
         break;
       case 'ICC_DIR_EL1':
         // Ignored for an LPI, and without EOImode the write has no meaning.
-        if (this.#eoiMode !== 0 && (value & 0x00ff_ffff) < LPI_FIRST) this.#source.deactivate(value & 0x00ff_ffff);
+        if (this.#eoiMode !== 0 && (value & 0x00ff_ffff) < SPECIAL_FIRST) this.#source.deactivate(value & 0x00ff_ffff);
         break;
       case 'ICC_CTLR_EL1':
         this.#eoiMode = value & ICC_CTLR_EL1_EOImode;
@@ -117,12 +163,22 @@ export class CpuInterface {
         break;
       case 'ICC_SRE_EL1':
         break; // the system register interface is the only one: RAO/WI
+      case 'ICC_BPR0_EL1':
+        this.#bpr0 = Math.max(value & 7, BPR0_MIN);
+        break;
       case 'ICC_BPR1_EL1':
-        this.#bpr = Math.max(value & 7, BPR_MIN);
+        if (this.#cbpr === 0) this.#bpr1 = Math.max(value & 7, BPR1_MIN);
+        break;
+      case 'ICC_AP1R0_EL1':
+        this.#ap1r0 = value | 0;
+        break;
+      case 'ICC_SGI1R_EL1':
+        this.#source.generateSgi(value);
         break;
       default:
         return false;
     }
+    this.#settle();
     this.#changed();
     return true;
   }
@@ -131,17 +187,17 @@ export class CpuInterface {
     this.#acknowledged++;
     const intid = this.#takeable();
     if (intid < 0) return INTID_NONE;
-    const groupPriority = this.#groupPriority(this.#source.bestPriority());
+    this.#ap1r0 |= 1 << (this.#groupPriority(this.#source.bestPriority()) >>> LEVEL_SHIFT);
+    this.#settle();
     this.#source.acknowledge(intid);
-    this.#running.push({ intid, groupPriority });
     return intid;
   }
 
-  /** Priority drop, and deactivation unless EOImode leaves it to ICC_DIR_EL1. What was not acknowledged is ignored. */
+  /** Priority drop, and deactivation unless EOImode leaves it to ICC_DIR_EL1. */
   #end(intid: number): void {
-    const at = this.#running.findLastIndex((r) => r.intid === intid);
-    if (at < 0) return;
-    this.#running.splice(at, 1);
+    if (this.#ap1r0 === 0 || intid >= 2 ** this.#source.idBits) return;
+    if (intid >= SPECIAL_FIRST && intid < LPI_FIRST) return;
+    this.#ap1r0 &= this.#ap1r0 - 1;
     if (intid < LPI_FIRST && this.#eoiMode === 0) this.#source.deactivate(intid);
   }
 
@@ -149,15 +205,67 @@ export class CpuInterface {
     if (!this.#enabled) return -1;
     const intid = this.#source.best();
     if (intid < 0) return -1;
-    const priority = this.#source.bestPriority();
-    return priority < this.#pmr && this.#groupPriority(priority) < this.#runningPriority() ? intid : -1;
+    return this.takes(this.#source.bestPriority()) ? intid : -1;
+  }
+
+  /** With CBPR, ICC_BPR1_EL1 is ICC_BPR0_EL1 plus one, and read-only. */
+  #binaryPoint(): number {
+    return this.#cbpr === 0 ? this.#bpr1 : Math.min(this.#bpr0 + 1, 7);
   }
 
   #groupPriority(priority: number): number {
-    return priority & (0xff << this.#bpr) & 0xff;
+    const bit = this.#cbpr === 0 ? this.#bpr1 : this.#bpr0 + 1;
+    return priority & (0xff << bit) & 0xff;
+  }
+
+  /** After a change of a register: below ICC_PMR_EL1, and in a group priority below the running one. */
+  #settle(): void {
+    const running = this.#runningPriority();
+    const group = this.#groupPriority(running);
+    const next = group === running ? group : group + (0x100 - this.#groupPriority(0xff));
+    this.#limit = this.#enabled ? Math.min(this.#pmr, next) : 0;
   }
 
   #runningPriority(): number {
-    return this.#running.at(-1)?.groupPriority ?? ICC_RPR_EL1_IDLE;
+    const active = this.#ap1r0;
+    return active === 0 ? ICC_RPR_EL1_IDLE : (31 - Math.clz32(active & -active)) << LEVEL_SHIFT;
+  }
+
+  save(): SavedCpuInterface {
+    return {
+      pmr: this.#pmr,
+      enabled: this.#enabled,
+      bpr0: this.#bpr0,
+      bpr1: this.#bpr1,
+      eoiMode: this.#eoiMode,
+      cbpr: this.#cbpr,
+      ap1r0: this.#ap1r0,
+      acknowledged: this.#acknowledged,
+    };
+  }
+
+  load(state: unknown): void {
+    const s = state as SavedCpuInterface;
+    this.#pmr = s.pmr;
+    this.#enabled = s.enabled;
+    this.#bpr0 = s.bpr0;
+    this.#bpr1 = s.bpr1;
+    this.#eoiMode = s.eoiMode;
+    this.#cbpr = s.cbpr;
+    this.#ap1r0 = s.ap1r0;
+    this.#acknowledged = s.acknowledged;
+    this.#settle();
+  }
+
+  inspect(): unknown {
+    return {
+      pmr: this.#pmr,
+      enableGrp1: this.#enabled,
+      runningPriority: this.#runningPriority(),
+      ap1r0: this.#ap1r0 >>> 0,
+      eoiMode: this.#eoiMode === 0 ? 0 : 1,
+      acknowledgements: this.#acknowledged,
+      hasInterrupt: this.hasInterrupt,
+    };
   }
 }

@@ -2,12 +2,21 @@
  * The interrupt controller as a whole: one distributor, and a redistributor and a CPU interface for each PE.
  * The ITSs reach it through `LpiSink`, wired sources through `pulseSpi` and `setSpiLine`.
  */
+import { decodeIccSgi1r } from '#shared/arch/gic/cpu-interface.ts';
 import { LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
+import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
+import { type Saved, SavedStateError } from '../state/saved.ts';
 import { CpuInterface, type InterruptSource } from './cpu-interface.ts';
 import { Distributor } from './distributor.ts';
 import type { LpiSink } from './its/translate.ts';
+import { clearLpi, LpiStore, raiseLpi } from './lpi-store.ts';
 import type { GicMemory } from './memory.ts';
+import { type GicChoices, gicChoices } from './options.ts';
 import { Redistributor, RedistributorRegion } from './redistributor.ts';
+
+// For the hot path: what is imported is no constant to the compiler but a variable of unknown type.
+const raise = raiseLpi;
+const clear = clearLpi;
 
 export interface GicOptions {
   readonly memory: GicMemory;
@@ -17,37 +26,68 @@ export interface GicOptions {
   readonly regionCapacities: readonly number[];
   /** Bytes from one redistributor to the next; 128 KiB when left out. */
   readonly strideBytes?: number | undefined;
+  /** Where each region lies, for an ITS whose RDbase is an address (GITS_TYPER.PTA=1). */
+  readonly regionPas?: readonly number[];
+  readonly choices?: Partial<GicChoices> | undefined;
   /** A CPU interface has an interrupt to take. May be called again while it still has. */
   signal(pcpu: number): void;
 }
 
-export class Gic implements LpiSink {
+interface SavedGic {
+  readonly distributor: unknown;
+  readonly redistributors: readonly unknown[];
+  readonly cpuInterfaces: readonly unknown[];
+}
+
+export class Gic implements LpiSink, Saved {
+  readonly choices: GicChoices;
   readonly distributor: Distributor;
   readonly redistributors: readonly Redistributor[];
   /** One for each region given. */
   readonly regions: readonly RedistributorRegion[];
   readonly cpuInterfaces: readonly CpuInterface[];
+  readonly #lpiStore: LpiStore;
   readonly #signal: (pcpu: number) => void;
+  readonly #affinities: readonly number[];
+  /** PE by the number of the 64 KiB page of its RD frame. */
+  readonly #peByFrame = new Map<number, number>();
 
   constructor(options: GicOptions) {
     const { affinities, memory, regionCapacities } = options;
+    this.choices = gicChoices(options.choices);
+    this.#affinities = affinities;
     this.#signal = options.signal;
-    this.distributor = new Distributor(affinities, () => this.#updateAll());
+    this.distributor = new Distributor(
+      affinities,
+      () => this.#updateAll(),
+      () => this.#participant(),
+      this.choices.idBits,
+    );
+    const strideBytes = options.strideBytes ?? GICR_SIZE_BYTES;
+    const lpiStore = new LpiStore(affinities.length, this.choices.idBits);
+    this.#lpiStore = lpiStore;
     const redistributors: Redistributor[] = [];
     const regions: RedistributorRegion[] = [];
-    for (const capacity of regionCapacities) {
+    for (const [region, capacity] of regionCapacities.entries()) {
+      const regionPa = options.regionPas?.[region];
       const first = redistributors.length;
       const end = Math.min(affinities.length, first + capacity);
       for (let n = first; n < end; n++) {
-        redistributors.push(new Redistributor(n, affinities[n]!, n === end - 1, memory, () => this.#update(n)));
+        const changed = (): void => this.#update(n);
+        redistributors.push(
+          new Redistributor(n, affinities[n]!, n === end - 1, memory, changed, this.choices, lpiStore),
+        );
+        if (regionPa !== undefined) this.#peByFrame.set((regionPa + (n - first) * strideBytes) / 0x1_0000, n);
       }
-      regions.push(new RedistributorRegion(redistributors.slice(first, end), options.strideBytes));
+      regions.push(new RedistributorRegion(redistributors.slice(first, end), strideBytes));
     }
     this.redistributors = redistributors;
     this.regions = regions;
-    this.cpuInterfaces = redistributors.map(
-      (redistributor, n) => new CpuInterface(new Offer(n, this.distributor, redistributor), () => this.#update(n)),
-    );
+    const { idBits } = this.choices;
+    this.cpuInterfaces = redistributors.map((redistributor, n) => {
+      const source = new Offer(n, this.distributor, redistributor, idBits, (value) => this.#generateSgi(n, value));
+      return new CpuInterface(source, () => (this.distributor.hasAnyRoute ? this.#updateAll() : this.#update(n)));
+    });
   }
 
   reset(): void {
@@ -71,18 +111,33 @@ export class Gic implements LpiSink {
     if (target >= 0) this.#update(target);
   }
 
+  get idBits(): number {
+    return this.choices.idBits;
+  }
+
+  /** The PE whose RD frame is the 64 KiB page of this number, or -1. */
+  processorAtFrame(frame: number): number {
+    return this.#peByFrame.get(frame) ?? -1;
+  }
+
   hasProcessor(processorNumber: number): boolean {
     return processorNumber < this.redistributors.length;
   }
 
   setLpiPending(processorNumber: number, lpi: number): boolean {
-    const kept = this.redistributors[processorNumber]!.lpis.setPending(lpi);
+    let priority = raise(this.#lpiStore, processorNumber, lpi);
+    if (priority < 0) priority = this.redistributors[processorNumber]!.lpis.raise(lpi);
+    // What is taken now does not depend on what else is pending, so nothing has to be looked for.
+    if (this.distributor.group1Enabled && this.cpuInterfaces[processorNumber]!.takes(priority)) {
+      this.#signal(processorNumber);
+      return true;
+    }
     this.#update(processorNumber);
-    return kept;
+    return priority <= 0x100;
   }
 
   clearLpiPending(processorNumber: number, lpi: number): boolean {
-    return this.redistributors[processorNumber]!.lpis.clearPending(lpi);
+    return clear(this.#lpiStore, processorNumber, lpi);
   }
 
   invalidateLpi(processorNumber: number, lpi: number): void {
@@ -100,6 +155,33 @@ export class Gic implements LpiSink {
     this.#update(to);
   }
 
+  /** ICC_SGI1R_EL1: sets the SGI pending at each PE it names that has it in group 1. */
+  #generateSgi(from: number, value: number): void {
+    const { intid, IRM, TargetList, Aff1, Aff2, Aff3 } = decodeIccSgi1r(value);
+    if (IRM) {
+      for (let pe = 0; pe < this.redistributors.length; pe++) if (pe !== from) this.#raiseSgi(pe, intid);
+      return;
+    }
+    const cluster = ((Aff3 << 24) | (Aff2 << 16) | (Aff1 << 8)) >>> 0;
+    for (let bits = TargetList; bits !== 0; bits &= bits - 1) {
+      this.#raiseSgi(this.#affinities.indexOf((cluster | (31 - Math.clz32(bits & -bits))) >>> 0), intid);
+    }
+  }
+
+  #raiseSgi(pe: number, intid: number): void {
+    const privates = this.redistributors[pe]?.privates;
+    if (privates === undefined || !privates.isGroup1(intid)) return;
+    privates.setPending(intid);
+    this.#update(pe);
+  }
+
+  /** Who takes an SPI that is for any PE. */
+  #participant(): number {
+    const { cpuInterfaces } = this;
+    for (let pe = 0; pe < cpuInterfaces.length; pe++) if (cpuInterfaces[pe]!.participates) return pe;
+    return -1;
+  }
+
   #update(pcpu: number): void {
     if (this.cpuInterfaces[pcpu]?.hasInterrupt === true) this.#signal(pcpu);
   }
@@ -108,13 +190,31 @@ export class Gic implements LpiSink {
     for (let pcpu = 0; pcpu < this.cpuInterfaces.length; pcpu++) this.#update(pcpu);
   }
 
+  save(): SavedGic {
+    return {
+      distributor: this.distributor.save(),
+      redistributors: this.redistributors.map((r) => r.save()),
+      cpuInterfaces: this.cpuInterfaces.map((c) => c.save()),
+    };
+  }
+
+  load(state: unknown): void {
+    const s = state as SavedGic;
+    if (s.redistributors.length !== this.redistributors.length)
+      throw new SavedStateError(
+        `a GIC of ${s.redistributors.length} PEs was saved and this one has ${this.redistributors.length}`,
+      );
+    this.distributor.load(s.distributor);
+    for (const [n, r] of this.redistributors.entries()) r.load(s.redistributors[n]);
+    for (const [n, c] of this.cpuInterfaces.entries()) c.load(s.cpuInterfaces[n]);
+  }
+
   inspect(): unknown {
     return {
       distributor: this.distributor.inspect(),
       pcpus: this.redistributors.map((r, n) => ({
         ...(r.inspect() as object),
-        hasInterrupt: this.cpuInterfaces[n]!.hasInterrupt,
-        acknowledgements: this.cpuInterfaces[n]!.acknowledgements,
+        ...(this.cpuInterfaces[n]!.inspect() as object),
       })),
     };
   }
@@ -125,9 +225,19 @@ class Offer implements InterruptSource {
   readonly #pcpu: number;
   readonly #distributor: Distributor;
   readonly #redistributor: Redistributor;
+  readonly idBits: number;
+  readonly generateSgi: (value: number) => void;
   #priority = 0x100;
 
-  constructor(pcpu: number, distributor: Distributor, redistributor: Redistributor) {
+  constructor(
+    pcpu: number,
+    distributor: Distributor,
+    redistributor: Redistributor,
+    idBits: number,
+    generateSgi: (value: number) => void,
+  ) {
+    this.idBits = idBits;
+    this.generateSgi = generateSgi;
     this.#pcpu = pcpu;
     this.#distributor = distributor;
     this.#redistributor = redistributor;
@@ -146,7 +256,8 @@ class Offer implements InterruptSource {
         priority = privates.priorityOf(intid);
       }
     }
-    for (let word = 0; word < spis.count / 32; word++) {
+    for (let words = spis.candidateWords; words !== 0; words &= words - 1) {
+      const word = 31 - Math.clz32(words & -words);
       for (let bits = spis.candidates(word); bits !== 0; bits &= bits - 1) {
         const intid = spis.first + 32 * word + 31 - Math.clz32(bits & -bits);
         if (spis.priorityOf(intid) < priority && this.#distributor.targetOf(intid) === this.#pcpu) {

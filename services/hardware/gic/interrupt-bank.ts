@@ -17,11 +17,22 @@ import {
   GICD_ISENABLER,
   GICD_ISPENDR,
 } from '#shared/arch/gic/distributor.ts';
+import { loadArray, type Saved } from '../state/saved.ts';
 
 /** Five bits of priority are implemented. */
 export const PRIORITY_MASK = 0xf8;
 
-export class InterruptBank {
+interface SavedBank {
+  readonly group: Uint32Array;
+  readonly enabled: Uint32Array;
+  readonly latch: Uint32Array;
+  readonly line: Uint32Array;
+  readonly active: Uint32Array;
+  readonly edge: Uint32Array;
+  readonly priority: Uint8Array;
+}
+
+export class InterruptBank implements Saved {
   /** INTID of the first interrupt, and how many there are; both multiples of 32. */
   readonly first: number;
   readonly count: number;
@@ -34,6 +45,8 @@ export class InterruptBank {
   readonly #priority: Uint8Array;
   /** Bits of word 0 whose trigger is fixed to edge (SGIs), by mask. */
   readonly #fixedEdge: number;
+  /** Bit n: word n has a candidate. A bank has at most 32 words. */
+  #candidateWords = 0;
 
   constructor(first: number, count: number, fixedEdge = 0) {
     this.first = first;
@@ -55,6 +68,7 @@ export class InterruptBank {
     for (const bits of [this.#group, this.#enabled, this.#latch, this.#active, this.#edge]) bits.fill(0);
     this.#edge[0] = this.#fixedEdge;
     this.#priority.fill(0);
+    this.#candidateWords = 0;
   }
 
   /** Whether this bank has `intid`. */
@@ -71,6 +85,20 @@ export class InterruptBank {
     if (high) this.#line[word]! |= bit;
     else this.#line[word]! &= ~bit;
     if (high && !was && (this.#edge[word]! & bit) !== 0) this.#latch[word]! |= bit;
+    this.#refresh(word);
+  }
+
+  /** Sets the latch of `intid`: what an SGI does, and a write to ISPENDR. */
+  setPending(intid: number): void {
+    const i = intid - this.first;
+    this.#latch[i >>> 5]! |= 1 << (i & 31);
+    this.#refresh(i >>> 5);
+  }
+
+  /** Whether `intid` is in group 1. */
+  isGroup1(intid: number): boolean {
+    const i = intid - this.first;
+    return ((this.#group[i >>> 5]! >>> (i & 31)) & 1) !== 0;
   }
 
   priorityOf(intid: number): number {
@@ -79,8 +107,23 @@ export class InterruptBank {
 
   /** Pending, enabled, in group 1 and not active: the interrupts of word `word` that a CPU interface may be offered. */
   candidates(word: number): number {
+    return ((this.#candidateWords >>> word) & 1) === 0 ? 0 : this.#candidates(word);
+  }
+
+  /** Bit n: word n has a candidate. */
+  get candidateWords(): number {
+    return this.#candidateWords;
+  }
+
+  #candidates(word: number): number {
     const pending = this.#latch[word]! | (this.#line[word]! & ~this.#edge[word]!);
     return (pending & this.#enabled[word]! & this.#group[word]! & ~this.#active[word]!) >>> 0;
+  }
+
+  #refresh(word: number): void {
+    const bit = 1 << word;
+    if (this.#candidates(word) !== 0) this.#candidateWords |= bit;
+    else this.#candidateWords &= ~bit;
   }
 
   acknowledge(intid: number): void {
@@ -88,11 +131,13 @@ export class InterruptBank {
     const bit = 1 << (i & 31);
     this.#latch[i >>> 5]! &= ~bit;
     this.#active[i >>> 5]! |= bit;
+    this.#refresh(i >>> 5);
   }
 
   deactivate(intid: number): void {
     const i = intid - this.first;
     this.#active[i >>> 5]! &= ~(1 << (i & 31));
+    this.#refresh(i >>> 5);
   }
 
   /** Reads a register of the frame by its offset in the distributor's layout; 0 when it is none of this bank's. */
@@ -163,6 +208,7 @@ export class InterruptBank {
         this.#active[word]! &= ~value;
         break;
     }
+    this.#refresh(word);
   }
 
   #readConfig(register: number): number {
@@ -183,5 +229,46 @@ export class InterruptBank {
     const keep = word === 0 ? this.#fixedEdge : 0;
     const mask = (0xffff << (i & 16)) & ~keep;
     this.#edge[word] = (this.#edge[word]! & ~mask) | ((half << (i & 16)) & mask);
+    this.#refresh(word);
+  }
+
+  save(): SavedBank {
+    return {
+      group: this.#group.slice(),
+      enabled: this.#enabled.slice(),
+      latch: this.#latch.slice(),
+      line: this.#line.slice(),
+      active: this.#active.slice(),
+      edge: this.#edge.slice(),
+      priority: this.#priority.slice(),
+    };
+  }
+
+  load(state: unknown): void {
+    const s = state as SavedBank;
+    const what = `interrupts from ${this.first}`;
+    loadArray(this.#group, s.group, what);
+    loadArray(this.#enabled, s.enabled, what);
+    loadArray(this.#latch, s.latch, what);
+    loadArray(this.#line, s.line, what);
+    loadArray(this.#active, s.active, what);
+    loadArray(this.#edge, s.edge, what);
+    loadArray(this.#priority, s.priority, what);
+    for (let word = 0; word < this.count / 32; word++) this.#refresh(word);
+  }
+
+  /** INTIDs that are pending, active, or have a line that is high. */
+  inspect(): { pending: number[]; active: number[]; high: number[] } {
+    const pending: number[] = [];
+    const active: number[] = [];
+    const high: number[] = [];
+    for (let i = 0; i < this.count; i++) {
+      const word = i >>> 5;
+      const is = (bits: number): boolean => ((bits >>> (i & 31)) & 1) !== 0;
+      if (is(this.#latch[word]! | (this.#line[word]! & ~this.#edge[word]!))) pending.push(this.first + i);
+      if (is(this.#active[word]!)) active.push(this.first + i);
+      if (is(this.#line[word]!)) high.push(this.first + i);
+    }
+    return { pending, active, high };
   }
 }

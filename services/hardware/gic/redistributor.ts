@@ -1,20 +1,24 @@
 /**
  * One redistributor: RD frame and SGI frame (IHI 0069, "Redistributor registers").
- * GICR_CTLR.EnableLPIs can be cleared (CES=1); the change is complete at once, so RWP reads 0.
- * Not modelled: DirectLPI registers, DPG bits, power states behind GICR_WAKER (ChildrenAsleep follows at once;
+ * GICR_CTLR.EnableLPIs can be cleared (CES=1); the change is complete at once, so RWP reads 0, and GICR_SYNCR.Busy too.
+ * Not modelled: DPG bits (GICR_TYPER.DPGS=0), power states behind GICR_WAKER (ChildrenAsleep follows at once;
  * a sleeping redistributor still keeps and offers interrupts).
  */
 import {
   decodeGicrPendbaser,
   decodeGicrPropbaser,
   encodeGicrTyper,
+  GICR_CLRLPIR,
   GICR_CTLR,
   GICR_CTLR_CES,
   GICR_CTLR_EnableLPIs,
   GICR_IIDR,
+  GICR_INVALLR,
+  GICR_INVLPIR,
   GICR_PENDBASER,
   GICR_PIDR2,
   GICR_PROPBASER,
+  GICR_SETLPIR,
   GICR_SGI_FRAME,
   GICR_SIZE_BYTES,
   GICR_TYPER,
@@ -23,10 +27,13 @@ import {
   GICR_WAKER_ProcessorSleep,
 } from '#shared/arch/gic/redistributor.ts';
 import type { MmioTarget } from '../bus/transaction.ts';
-import { GIC_ID_BITS, GIC_IIDR_VALUE, GIC_PIDR2_VALUE } from './distributor.ts';
+import type { Saved } from '../state/saved.ts';
+import { GIC_IIDR_VALUE, GIC_PIDR2_VALUE } from './distributor.ts';
 import { InterruptBank } from './interrupt-bank.ts';
 import { LpiState } from './lpi.ts';
+import type { LpiStore } from './lpi-store.ts';
 import type { GicMemory } from './memory.ts';
+import { GIC_CHOICES, type GicChoices } from './options.ts';
 
 /** Bits of GICR_PROPBASER and GICR_PENDBASER that keep what is written. */
 const PROPBASER_LOW = 0xffff_ff9f;
@@ -36,12 +43,24 @@ const PENDBASER_PTZ_HIGH = 1 << 30;
 /** SGIs are edge-triggered whatever is written. */
 const SGIS = 0x0000_ffff;
 
-export class Redistributor {
+interface SavedRedistributor {
+  readonly waker: number;
+  readonly propLow: number;
+  readonly propHigh: number;
+  readonly pendLow: number;
+  readonly pendHigh: number;
+  readonly startEmpty: boolean;
+  readonly privates: unknown;
+  readonly lpis: unknown;
+}
+
+export class Redistributor implements Saved {
   readonly processorNumber: number;
   readonly lpis: LpiState;
   readonly privates = new InterruptBank(0, 32, SGIS);
   readonly #typerLow: number;
   readonly #typerHigh: number;
+  readonly #directLpi: boolean;
   readonly #changed: () => void;
   #waker = 0;
   #propLow = 0;
@@ -50,10 +69,28 @@ export class Redistributor {
   #pendHigh = 0;
   #startEmpty = false;
 
-  constructor(processorNumber: number, affinity: number, isLast: boolean, memory: GicMemory, changed: () => void) {
+  constructor(
+    processorNumber: number,
+    affinity: number,
+    isLast: boolean,
+    memory: GicMemory,
+    changed: () => void,
+    choices: GicChoices = GIC_CHOICES,
+    lpiStore?: LpiStore,
+  ) {
     this.processorNumber = processorNumber;
-    this.lpis = new LpiState(memory, GIC_ID_BITS);
-    const typer = encodeGicrTyper({ PLPIS: true, Last: isLast, Processor_Number: processorNumber, affinity });
+    this.lpis =
+      lpiStore === undefined
+        ? new LpiState(memory, choices.idBits)
+        : new LpiState(memory, choices.idBits, lpiStore, processorNumber);
+    this.#directLpi = choices.directLpi;
+    const typer = encodeGicrTyper({
+      PLPIS: true,
+      DirectLPI: choices.directLpi,
+      Last: isLast,
+      Processor_Number: processorNumber,
+      affinity,
+    });
     this.#typerLow = typer.lo;
     this.#typerHigh = typer.hi;
     this.#changed = changed;
@@ -116,6 +153,7 @@ export class Redistributor {
         this.#waker = value & GICR_WAKER_ProcessorSleep ? GICR_WAKER_ProcessorSleep | GICR_WAKER_ChildrenAsleep : 0;
         return;
     }
+    if (this.#directLpi && this.#writeDirectLpi(offset, value)) return;
     // The table bases are read-only while LPIs are enabled.
     if (this.lpis.enabled) return;
     switch (offset) {
@@ -135,6 +173,26 @@ export class Redistributor {
     }
   }
 
+  /** The registers that stand in for ITS commands. GICR_SYNCR has nothing to wait for. */
+  #writeDirectLpi(offset: number, value: number): boolean {
+    switch (offset) {
+      case GICR_SETLPIR:
+        this.lpis.setPending(value >>> 0);
+        return true;
+      case GICR_CLRLPIR:
+        this.lpis.clearPending(value >>> 0);
+        return true;
+      case GICR_INVLPIR:
+        this.lpis.invalidate(value >>> 0);
+        return true;
+      case GICR_INVALLR:
+        this.lpis.invalidateAll();
+        return true;
+      default:
+        return false;
+    }
+  }
+
   #writeCtlr(enable: boolean): void {
     if (enable === this.lpis.enabled) return;
     if (!enable) {
@@ -148,8 +206,42 @@ export class Redistributor {
     this.#startEmpty = false;
   }
 
+  save(): SavedRedistributor {
+    return {
+      waker: this.#waker,
+      propLow: this.#propLow,
+      propHigh: this.#propHigh,
+      pendLow: this.#pendLow,
+      pendHigh: this.#pendHigh,
+      startEmpty: this.#startEmpty,
+      privates: this.privates.save(),
+      lpis: this.lpis.save(),
+    };
+  }
+
+  load(state: unknown): void {
+    const s = state as SavedRedistributor;
+    this.#waker = s.waker;
+    this.#propLow = s.propLow;
+    this.#propHigh = s.propHigh;
+    this.#pendLow = s.pendLow;
+    this.#pendHigh = s.pendHigh;
+    this.#startEmpty = s.startEmpty;
+    this.privates.load(s.privates);
+    this.lpis.load(s.lpis);
+  }
+
   inspect(): unknown {
-    return { enableLpis: this.lpis.enabled, pendingLpis: this.lpis.pendingCount };
+    const { pa: configurationTable, idBits } = decodeGicrPropbaser({ lo: this.#propLow, hi: this.#propHigh });
+    const { pa: pendingTable } = decodeGicrPendbaser({ lo: this.#pendLow, hi: this.#pendHigh });
+    return {
+      enableLpis: this.lpis.enabled,
+      asleep: this.#waker !== 0,
+      ...(this.lpis.enabled ? { configurationTable, idBits, pendingTable } : {}),
+      pendingLpis: this.lpis.pendingCount,
+      pending: this.lpis.inspect(),
+      privates: this.privates.inspect(),
+    };
   }
 }
 

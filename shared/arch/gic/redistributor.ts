@@ -1,7 +1,7 @@
 /**
  * A redistributor's register file (IHI 0069, "Redistributor registers"): the RD frame and, 64 KiB above it, the
  * SGI frame. Offsets, fields, and the 64-bit registers as values. No behaviour.
- * Not modelled: the VLPI and reserved frames of GICv4, DirectLPI registers.
+ * Not modelled: the VLPI and reserved frames of GICv4.
  */
 import { addressHigh, addressLow, type RegPair } from './its.ts';
 
@@ -13,6 +13,13 @@ export const GICR_CTLR = 0x0000;
 export const GICR_IIDR = 0x0004;
 export const GICR_TYPER = 0x0008;
 export const GICR_WAKER = 0x0014;
+/** With GICR_TYPER.DirectLPI only; the INTID is in the low word of a 64-bit register. */
+export const GICR_SETLPIR = 0x0040;
+export const GICR_CLRLPIR = 0x0048;
+export const GICR_INVLPIR = 0x00a0;
+export const GICR_INVALLR = 0x00b0;
+/** Bit 0 is Busy. */
+export const GICR_SYNCR = 0x00c0;
 export const GICR_PROPBASER = 0x0070;
 export const GICR_PENDBASER = 0x0078;
 export const GICR_PIDR2 = 0xffe8;
@@ -39,6 +46,8 @@ export const GICR_WAKER_ChildrenAsleep = 1 << 2;
 
 export interface GicrTyper {
   readonly PLPIS: boolean;
+  /** LPIs can be raised and invalidated by registers, without an ITS. */
+  readonly DirectLPI?: boolean;
   /** The last frame of its region. */
   readonly Last: boolean;
   readonly Processor_Number: number;
@@ -48,7 +57,12 @@ export interface GicrTyper {
 
 export function encodeGicrTyper(t: GicrTyper): RegPair {
   return {
-    lo: ((t.PLPIS ? 1 : 0) | ((t.Last ? 1 : 0) << 4) | (t.Processor_Number << 8)) >>> 0,
+    lo:
+      ((t.PLPIS ? 1 : 0) |
+        (t.DirectLPI === true ? 1 << 3 : 0) |
+        ((t.Last ? 1 : 0) << 4) |
+        (t.Processor_Number << 8)) >>>
+      0,
     hi: t.affinity >>> 0,
   };
 }
@@ -56,6 +70,7 @@ export function encodeGicrTyper(t: GicrTyper): RegPair {
 export function decodeGicrTyper(r: RegPair): GicrTyper {
   return {
     PLPIS: (r.lo & 1) !== 0,
+    ...(((r.lo >>> 3) & 1) !== 0 ? { DirectLPI: true } : {}),
     Last: ((r.lo >>> 4) & 1) !== 0,
     Processor_Number: (r.lo >>> 8) & 0xffff,
     affinity: r.hi >>> 0,

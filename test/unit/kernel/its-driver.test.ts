@@ -11,6 +11,7 @@ import {
   GITS_PIDR2,
 } from '#shared/arch/gic/its.ts';
 import { encodeInv, encodeMapc, encodeMapd, encodeMapti } from '#shared/arch/gic/its-commands.ts';
+import type { ItsChoices } from '#shared/board/choices.ts';
 import type { Op } from '#shared/core/op.ts';
 import { type BusAccess, ItsDriver, type ItsDriverOptions, ItsError } from '#shared/kernel/its-driver.ts';
 import { Bus } from '../../../services/hardware/bus/bus.ts';
@@ -34,11 +35,15 @@ function drive<T>(op: Op<T>): { value: T; sleptNs: number } {
   return { value: next.value, sleptNs };
 }
 
-function bench(wrap: (its: Its) => MmioTarget = (its) => its, options: Partial<ItsDriverOptions> = {}) {
+function bench(
+  wrap: (its: Its) => MmioTarget = (its) => its,
+  options: Partial<ItsDriverOptions> = {},
+  choices: Partial<ItsChoices> = {},
+) {
   const ram = new Ram([{ pa: RAM, sizeBytes: 0x400_0000 }]);
   const bus = new Bus(ram);
   const gic = new Gic({ memory: ram, affinities: [0, 1], regionCapacities: [2], signal: () => {} });
-  const its = new Its('its', 1, ram, gic);
+  const its = new Its('its', 1, ram, gic, choices);
   bus.map(ITS, 0x2_0000, wrap(its));
   const batches: (readonly BusAccess[])[] = [];
   let free = RAM + 0x1_0000;
@@ -96,6 +101,37 @@ describe('an ITS driver', () => {
     assert.deepEqual([decodeGitsCbaser(read(GITS_CBASER)).Valid, its.read(GITS_CTLR, 4)], [true, 1]);
     assert.deepEqual([driver.deviceIds, driver.doorbell, driver.ittBytes(4)], [0x1_0000, ITS + 0x1_0040, 256]);
     assert.equal(driver.rdbase(1, 0x80c_0000), 1);
+  });
+
+  test('gives an ITS with many DeviceIDs a table of two levels, and a page of it when a device needs one', () => {
+    const { driver, its, ram } = bench(undefined, { deviceIdBitsMax: 32 }, { deviceIdBits: 24 });
+    drive(driver.start());
+    const baser = decodeGitsBaser({ lo: its.read(GITS_BASER, 4), hi: its.read(GITS_BASER + 4, 4) });
+    assert.deepEqual([baser.Indirect, baser.pageBytes, baser.sizeBytes], [true, 0x1_0000, 0x1_0000]);
+    assert.equal(driver.deviceIds, 2 ** 24);
+    const deviceId = 8192 * 100 + 5;
+    drive(driver.prepareDevice(deviceId));
+    drive(driver.prepareDevice(deviceId + 1));
+    drive(driver.submit([encodeMapd({ deviceId, size: 4, ittAddress: RAM, valid: true })]));
+    assert.deepEqual(its.counts.commandProblems, {});
+    const page = ram.read32(baser.pa + 8 * 100);
+    assert.equal(ram.read32(page + 8 * 5), (RAM | 4) >>> 0);
+    assert.equal(ram.read32(baser.pa + 8 * 101 + 4), 0);
+  });
+
+  test('cuts the device table of an ITS that takes no two levels at 256 pages', () => {
+    const choices = { deviceIdBits: 24, indirect: false, pageBytes: [0x1000] as const };
+    const { driver, its } = bench(undefined, { deviceIdBitsMax: 32 }, choices);
+    drive(driver.start());
+    const baser = decodeGitsBaser({ lo: its.read(GITS_BASER, 4), hi: its.read(GITS_BASER + 4, 4) });
+    assert.deepEqual([baser.Indirect, baser.sizeBytes, driver.deviceIds], [false, 0x10_0000, 0x2_0000]);
+  });
+
+  test('says where a queue stalled', () => {
+    const { driver } = bench(undefined, {}, { onError: 'stall' });
+    drive(driver.start());
+    const bad = encodeMapd({ deviceId: 1, size: 31, ittAddress: RAM, valid: true });
+    assert.throws(() => drive(driver.submit([bad])), ItsError, /stands at MAPD deviceId=0x1 .*stalled/);
   });
 
   test('submits a batch as one write of memory, one ring and one look', () => {

@@ -1,33 +1,36 @@
 /**
- * The ITS commands, one function each (IHI 0069, "ITS commands"). A command with a bad parameter does nothing and the
- * next one runs; the problem is counted. Nothing stalls and no system error is raised (GITS_TYPER.SEIS=0).
+ * The ITS commands, one function each (IHI 0069, "ITS commands"). A command with a bad parameter does nothing and says
+ * why; what follows from that is the ITS's to choose.
  * Commands complete before the write to GITS_CWRITER does, so SYNC has nothing to wait for.
  * MAPD with V=0 leaves LPIs that are already pending where they are. MAPTI onto a mapped EventID overwrites it.
  * Not modelled: the commands of GICv4; they are unknown commands and do nothing.
  */
 import type { EventToCollection, ItsCommand, Mapc, Mapd } from '#shared/arch/gic/its-commands.ts';
 import { LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
-import { GIC_ID_BITS } from '../distributor.ts';
+import type { ItsChoices } from '../options.ts';
+import type { ItsProblem } from './errors.ts';
 import type { ItsTables } from './tables.ts';
-import { type ItsProblem, type LpiSink, lookUpEvent, raiseEvent } from './translate.ts';
+import { type LpiSink, lookUpEvent, raiseEvent } from './translate.ts';
 
-export const EVENT_ID_BITS = 16;
-export const DEVICE_ID_BITS = 16;
-export const COLLECTION_ID_BITS = 16;
-
-const LPI_END = 2 ** GIC_ID_BITS;
+/** What a command works on. */
+export interface CommandContext {
+  readonly choices: ItsChoices;
+  readonly tables: ItsTables;
+  readonly lpis: LpiSink;
+}
 
 /** Runs one command. Returns why it did nothing, or undefined. */
-export function runItsCommand(command: ItsCommand, tables: ItsTables, lpis: LpiSink): ItsProblem | undefined {
+export function runItsCommand(command: ItsCommand, context: CommandContext): ItsProblem | undefined {
+  const { tables, lpis } = context;
   switch (command.name) {
     case 'MAPD':
-      return onMapd(command, tables);
+      return onMapd(command, context);
     case 'MAPC':
-      return onMapc(command, tables, lpis);
+      return onMapc(command, context);
     case 'MAPTI':
-      return mapEvent(command, command.pIntid, tables);
+      return mapEvent(command, command.pIntid, context);
     case 'MAPI':
-      return mapEvent(command, command.eventId, tables);
+      return mapEvent(command, command.eventId, context);
     case 'MOVI':
       return onMovi(command, tables, lpis);
     case 'INT':
@@ -39,9 +42,9 @@ export function runItsCommand(command: ItsCommand, tables: ItsTables, lpis: LpiS
     case 'INVALL':
       return onInvall(command.icid, tables, lpis);
     case 'MOVALL':
-      return onMovall(command.rdbase1, command.rdbase2, lpis);
+      return onMovall(processorOf(command.rdbase1, context), processorOf(command.rdbase2, context), lpis);
     case 'SYNC':
-      return lpis.hasProcessor(command.rdbase) ? undefined : 'procnum-oor';
+      return processorOf(command.rdbase, context) < 0 ? 'procnum-oor' : undefined;
     case 'unknown':
       return 'unknown-command';
     default:
@@ -49,34 +52,42 @@ export function runItsCommand(command: ItsCommand, tables: ItsTables, lpis: LpiS
   }
 }
 
-function onMapd(c: Mapd, tables: ItsTables): ItsProblem | undefined {
+/** The processor that an RDbase field names, or -1. */
+function processorOf(rdbase: number, { choices, lpis }: CommandContext): number {
+  if (choices.PTA) return lpis.processorAtFrame(rdbase);
+  return lpis.hasProcessor(rdbase) ? rdbase : -1;
+}
+
+function onMapd(c: Mapd, { choices, tables }: CommandContext): ItsProblem | undefined {
   if (c.deviceId >= tables.devices.entries) return 'device-oor';
-  if (c.valid && c.size + 1 > EVENT_ID_BITS) return 'itt-size-oor';
+  if (c.valid && c.size + 1 > choices.eventIdBits) return 'itt-size-oor';
   return tables.writeDevice(c.deviceId, c.valid, c.ittAddress, c.size) ? undefined : 'device-oor';
 }
 
-function onMapc(c: Mapc, tables: ItsTables, lpis: LpiSink): ItsProblem | undefined {
+function onMapc(c: Mapc, context: CommandContext): ItsProblem | undefined {
+  const { tables } = context;
   if (c.icid >= tables.collections.entries) return 'collection-oor';
-  if (c.valid && !lpis.hasProcessor(c.rdbase)) return 'procnum-oor';
-  return tables.writeCollection(c.icid, c.valid, c.rdbase) ? undefined : 'collection-oor';
+  const processor = processorOf(c.rdbase, context);
+  if (c.valid && processor < 0) return 'procnum-oor';
+  return tables.writeCollection(c.icid, c.valid, processor) ? undefined : 'collection-oor';
 }
 
-function mapEvent(c: EventToCollection, pIntid: number, tables: ItsTables): ItsProblem | undefined {
+function mapEvent(c: EventToCollection, pIntid: number, { tables, lpis }: CommandContext): ItsProblem | undefined {
   if (c.deviceId >= tables.devices.entries) return 'device-oor';
   if (!tables.readDevice(c.deviceId)) return 'unmapped-device';
   if (c.eventId >= tables.events) return 'id-oor';
   if (c.icid >= tables.collections.entries) return 'collection-oor';
-  if (pIntid < LPI_FIRST || pIntid >= LPI_END) return 'physical-id-oor';
-  return tables.writeEvent(c.eventId, true, pIntid, c.icid) ? undefined : 'unmapped-interrupt';
+  if (pIntid < LPI_FIRST || pIntid >= 2 ** lpis.idBits) return 'physical-id-oor';
+  return tables.writeEvent(c.deviceId, c.eventId, true, pIntid, c.icid) ? undefined : 'no-memory';
 }
 
 function onMovi(c: EventToCollection, tables: ItsTables, lpis: LpiSink): ItsProblem | undefined {
-  const problem = lookUpEvent(tables, c.deviceId, c.eventId);
+  const problem = lookUpEvent(tables, lpis, c.deviceId, c.eventId);
   if (problem !== undefined) return problem;
   const { pIntid, processorNumber: from } = tables;
   if (c.icid >= tables.collections.entries) return 'collection-oor';
   if (!tables.readCollection(c.icid)) return 'unmapped-collection';
-  tables.writeEvent(c.eventId, true, pIntid, c.icid);
+  tables.writeEvent(c.deviceId, c.eventId, true, pIntid, c.icid);
   const to = tables.processorNumber;
   if (to !== from && lpis.clearLpiPending(from, pIntid)) lpis.setLpiPending(to, pIntid);
   return undefined;
@@ -89,7 +100,7 @@ function onEvent(
   tables: ItsTables,
   lpis: LpiSink,
 ): ItsProblem | undefined {
-  const problem = lookUpEvent(tables, deviceId, eventId);
+  const problem = lookUpEvent(tables, lpis, deviceId, eventId);
   // DISCARD removes the entry also when its collection is not mapped: then nothing can be pending through it.
   if (problem !== undefined && !(name === 'DISCARD' && problem === 'unmapped-collection')) return problem;
   if (problem === undefined) {
@@ -97,7 +108,7 @@ function onEvent(
     if (name === 'INV') lpis.invalidateLpi(tables.processorNumber, tables.pIntid);
     else lpis.clearLpiPending(tables.processorNumber, tables.pIntid);
   }
-  if (name === 'DISCARD') tables.writeEvent(eventId, false, 0, 0);
+  if (name === 'DISCARD') tables.writeEvent(deviceId, eventId, false, 0, 0);
   return undefined;
 }
 
@@ -110,7 +121,7 @@ function onInvall(icid: number, tables: ItsTables, lpis: LpiSink): ItsProblem | 
 }
 
 function onMovall(from: number, to: number, lpis: LpiSink): ItsProblem | undefined {
-  if (!lpis.hasProcessor(from) || !lpis.hasProcessor(to)) return 'procnum-oor';
+  if (from < 0 || to < 0) return 'procnum-oor';
   if (from !== to) lpis.moveAllLpis(from, to);
   return undefined;
 }

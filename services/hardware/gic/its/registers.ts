@@ -1,7 +1,8 @@
 /**
  * The ITS's control frame (IHI 0069, "ITS registers"): control, table bases, queue pointers.
  * GITS_CBASER and GITS_BASERn are read-only while the ITS is enabled. A GITS_CWRITER outside the queue is ignored.
- * Writing GITS_CBASER sets GITS_CREADR to 0. Registers take whole 32-bit words; other widths read 0 and are dropped.
+ * Writing GITS_CBASER sets GITS_CREADR to 0. What the ITS does not have in GITS_BASERn reads back as what it has: a page
+ * size, Indirect. Registers take whole 32-bit words; other widths read 0 and are dropped.
  * Not modelled: GITS_BASER2 to 7 (Type 0, RAZ/WI), GITS_MPIDR, GITS_SGIR, UMSI.
  */
 import {
@@ -24,20 +25,12 @@ import {
   GITS_PIDR2,
   GITS_PIDR4,
   GITS_TYPER,
+  type RegPair,
 } from '#shared/arch/gic/its.ts';
+import type { Saved } from '../../state/saved.ts';
 import { GIC_IIDR_VALUE, GIC_PIDR2_VALUE } from '../distributor.ts';
-import { COLLECTION_ID_BITS, DEVICE_ID_BITS, EVENT_ID_BITS } from './commands.ts';
+import type { ItsChoices } from '../options.ts';
 import { ENTRY_BYTES, type ItsTables } from './tables.ts';
-
-const TYPER = encodeGitsTyper({
-  Physical: true,
-  ittEntryBytes: ENTRY_BYTES,
-  eventIdBits: EVENT_ID_BITS,
-  deviceIdBits: DEVICE_ID_BITS,
-  PTA: false,
-  HCC: 0,
-  collectionIdBits: COLLECTION_ID_BITS,
-});
 
 const CBASER_LOW = 0xffff_fcff;
 const CBASER_HIGH = 0xb8ef_ffff;
@@ -47,7 +40,24 @@ const PIDR4_VALUE = 0x44;
 /** CIDR0 to 3, a byte each. */
 const CIDR = 0xb105_f00d;
 
-export class ItsRegisters {
+const BASER_HIGH_Indirect = 1 << 30;
+/** GITS_BASERn.Page_Size by the bytes of a page. */
+const PAGE_SIZE = { 4096: 0, 16384: 1, 65536: 2 } as const;
+
+interface SavedItsRegisters {
+  readonly enabled: boolean;
+  readonly baserLow: readonly number[];
+  readonly baserHigh: readonly number[];
+  readonly cbaserLow: number;
+  readonly cbaserHigh: number;
+  readonly creadr: number;
+  readonly cwriter: number;
+  readonly stalled: boolean;
+}
+
+export class ItsRegisters implements Saved {
+  readonly #choices: ItsChoices;
+  readonly #typer: RegPair;
   readonly #tables: ItsTables;
   readonly #drain: () => void;
   /** GITS_BASER0 is the device table, GITS_BASER1 the collection table. */
@@ -61,8 +71,10 @@ export class ItsRegisters {
   #stalled = false;
 
   /** `drain` runs the commands between `creadr` and `cwriter`. */
-  constructor(tables: ItsTables, drain: () => void) {
+  constructor(tables: ItsTables, choices: ItsChoices, drain: () => void) {
     this.#tables = tables;
+    this.#choices = choices;
+    this.#typer = encodeGitsTyper({ Physical: true, HCC: 0, ...choices });
     this.#drain = drain;
     this.reset();
   }
@@ -74,7 +86,7 @@ export class ItsRegisters {
     this.#creadr = 0;
     this.#cwriter = 0;
     this.#stalled = false;
-    this.#baserLow.fill(0);
+    this.#baserLow.fill(PAGE_SIZE[this.#choices.pageBytes[0]!] << 8);
     this.#baserHigh[0] = (GITS_BASER_TYPE.DEVICE << 24) | ((ENTRY_BYTES - 1) << 16);
     this.#baserHigh[1] = (GITS_BASER_TYPE.COLLECTION << 24) | ((ENTRY_BYTES - 1) << 16);
     this.#updateTables();
@@ -112,9 +124,9 @@ export class ItsRegisters {
       case GITS_IIDR:
         return GIC_IIDR_VALUE;
       case GITS_TYPER:
-        return TYPER.lo;
+        return this.#typer.lo;
       case GITS_TYPER + 4:
-        return TYPER.hi;
+        return this.#typer.hi;
       case GITS_CBASER:
         return this.#cbaserLow;
       case GITS_CBASER + 4:
@@ -157,7 +169,10 @@ export class ItsRegisters {
   #writeCtlr(enable: boolean): void {
     const was = this.#enabled;
     this.#enabled = enable;
-    if (enable && !was) this.#drain();
+    if (enable === was) return;
+    // What software wrote into the tables while the ITS was off is seen when it is on.
+    this.#tables.dropCaches();
+    if (enable) this.#drain();
   }
 
   #writeCwriter(value: number): void {
@@ -172,19 +187,25 @@ export class ItsRegisters {
     const n = (offset - GITS_BASER) >> 3;
     if (n !== 0 && n !== 1) return;
     if ((offset & 4) !== 0) {
-      this.#baserHigh[n] = (this.#baserHigh[n]! & ~BASER_HIGH_RW) | (value & BASER_HIGH_RW);
+      const rw = this.#choices.indirect ? BASER_HIGH_RW | BASER_HIGH_Indirect : BASER_HIGH_RW;
+      this.#baserHigh[n] = (this.#baserHigh[n]! & ~rw) | (value & rw);
     } else {
-      // The reserved page size 3 behaves, and reads back, as 64 KiB.
-      this.#baserLow[n] = (value & 0x300) === 0x300 ? value & ~0x100 : value;
+      // The reserved page size 3 is 64 KiB.
+      const asked = ([0x1000, 0x4000, 0x1_0000, 0x1_0000] as const)[(value >>> 8) & 3]!;
+      const { pageBytes } = this.#choices;
+      const kept = pageBytes.includes(asked) ? asked : pageBytes[0]!;
+      this.#baserLow[n] = (value & ~0x300) | (PAGE_SIZE[kept] << 8);
     }
     this.#updateTables();
+    this.#tables.dropCaches();
   }
 
   #updateTables(): void {
     for (let n = 0; n < 2; n++) {
       const b = decodeGitsBaser({ lo: this.#baserLow[n]!, hi: this.#baserHigh[n]! });
       const table = n === 0 ? this.#tables.devices : this.#tables.collections;
-      table.set(b.Valid, b.pa, b.sizeBytes, n === 0 ? DEVICE_ID_BITS : COLLECTION_ID_BITS);
+      const idBits = n === 0 ? this.#choices.deviceIdBits : this.#choices.collectionIdBits;
+      table.set(b.Valid, b.pa, b.sizeBytes, idBits, b.Indirect, b.pageBytes);
     }
   }
 
@@ -197,7 +218,47 @@ export class ItsRegisters {
     return ((this.#cbaserLow & 0xff) + 1) * 4096;
   }
 
+  save(): SavedItsRegisters {
+    return {
+      enabled: this.#enabled,
+      baserLow: [...this.#baserLow],
+      baserHigh: [...this.#baserHigh],
+      cbaserLow: this.#cbaserLow,
+      cbaserHigh: this.#cbaserHigh,
+      creadr: this.#creadr,
+      cwriter: this.#cwriter,
+      stalled: this.#stalled,
+    };
+  }
+
+  load(state: unknown): void {
+    const s = state as SavedItsRegisters;
+    this.#enabled = s.enabled;
+    this.#baserLow.set(s.baserLow);
+    this.#baserHigh.set(s.baserHigh);
+    this.#cbaserLow = s.cbaserLow;
+    this.#cbaserHigh = s.cbaserHigh;
+    this.#creadr = s.creadr;
+    this.#cwriter = s.cwriter;
+    this.#stalled = s.stalled;
+    this.#updateTables();
+  }
+
   inspect(): unknown {
-    return { enabled: this.#enabled, creadr: this.#creadr, cwriter: this.#cwriter, stalled: this.#stalled };
+    const queue = decodeGitsCbaser({ lo: this.#cbaserLow, hi: this.#cbaserHigh });
+    const tables = [0, 1].map((n) => {
+      const b = decodeGitsBaser({ lo: this.#baserLow[n]!, hi: this.#baserHigh[n]! });
+      const { Valid, Indirect, pa, pageBytes, sizeBytes } = b;
+      return { Valid, Indirect, pa, pageBytes, sizeBytes };
+    });
+    return {
+      enabled: this.#enabled,
+      queue: { Valid: queue.Valid, pa: queue.pa, sizeBytes: queue.sizeBytes },
+      creadr: this.#creadr,
+      cwriter: this.#cwriter,
+      stalled: this.#stalled,
+      deviceTable: tables[0],
+      collectionTable: tables[1],
+    };
   }
 }

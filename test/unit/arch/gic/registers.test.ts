@@ -90,8 +90,8 @@ describe('registers of the GIC', () => {
   });
 
   test('GICR_TYPER names the PE by number and by affinity', () => {
-    const typer = { PLPIS: true, Last: true, Processor_Number: 5, affinity: 0x0100_0103 };
-    assert.deepEqual(encodeGicrTyper(typer), { lo: 0x511, hi: 0x0100_0103 });
+    const typer = { PLPIS: true, DirectLPI: true, Last: true, Processor_Number: 5, affinity: 0x0100_0103 };
+    assert.deepEqual(encodeGicrTyper(typer), { lo: 0x519, hi: 0x0100_0103 });
     assert.deepEqual(decodeGicrTyper(encodeGicrTyper(typer)), typer);
   });
 

@@ -1,4 +1,5 @@
-/** A GIC with two PEs, one ITS and 16 MiB of RAM, set up by hand as a driver would. */
+/** A GIC with two PEs (or more), one ITS and 16 MiB of RAM, set up by hand as a driver would. */
+
 import { GICD_CTLR, GICD_CTLR_EnableGrp1 } from '#shared/arch/gic/distributor.ts';
 import {
   encodeGitsBaser,
@@ -20,6 +21,8 @@ import {
   GICR_PROPBASER,
   GICR_SIZE_BYTES,
 } from '#shared/arch/gic/redistributor.ts';
+import type { GicChoices, ItsChoices } from '#shared/board/choices.ts';
+import { pack, unpack } from '#shared/state/pack.ts';
 import { Ram } from '../../../../services/hardware/bus/ram.ts';
 import type { MmioTarget, Requester } from '../../../../services/hardware/bus/transaction.ts';
 import { Gic } from '../../../../services/hardware/gic/gic.ts';
@@ -31,7 +34,7 @@ export const DEVICE_TABLE = RAM + 0x10_0000;
 export const COLLECTION_TABLE = RAM + 0x20_0000;
 export const QUEUE = RAM + 0x30_0000;
 export const ITT = RAM + 0x40_0000;
-const PROP = RAM + 0x50_0000;
+export const PROP = RAM + 0x50_0000;
 export const PEND = RAM + 0x60_0000;
 const QUEUE_BYTES = 0x1000;
 const ATTRIBUTES = { InnerCache: 7, OuterCache: 0, Shareability: 1 };
@@ -41,17 +44,50 @@ export function write64(target: MmioTarget, offset: number, value: RegPair): voi
   target.write(offset + 4, 4, value.hi);
 }
 
+export const GICR_PA = 0x080a_0000;
+
+export interface BenchOptions {
+  readonly affinities?: readonly number[];
+  readonly gic?: Partial<GicChoices>;
+  readonly its?: Partial<ItsChoices>;
+}
+
 export class Bench {
   readonly ram = new Ram([{ pa: RAM, sizeBytes: 0x100_0000 }]);
   readonly signals: number[] = [];
-  readonly gic = new Gic({
-    memory: this.ram,
-    affinities: [0, 1],
-    regionCapacities: [123],
-    signal: (pcpu) => this.signals.push(pcpu),
-  });
-  readonly its = new Its('its', ITS_PHANDLE, this.ram, this.gic);
+  readonly gic: Gic;
+  readonly its: Its;
+  readonly pes: readonly number[];
+  readonly #options: BenchOptions;
   #writer = 0;
+
+  constructor(options: BenchOptions = {}) {
+    this.#options = options;
+    const affinities = options.affinities ?? [0, 1];
+    this.pes = affinities.map((_, pe) => pe);
+    this.gic = new Gic({
+      memory: this.ram,
+      affinities,
+      regionCapacities: [123],
+      regionPas: [GICR_PA],
+      choices: options.gic,
+      signal: (pcpu) => this.signals.push(pcpu),
+    });
+    this.its = new Its('its', ITS_PHANDLE, this.ram, this.gic, options.its);
+  }
+
+  /** A new bench with the state of this one, through the bytes that a saved machine would have. */
+  migrated(): Bench {
+    const { ram, gic, its } = this;
+    const bytes = pack({ ram: ram.save(), gic: gic.save(), its: its.save() });
+    const other = new Bench(this.#options);
+    const state = unpack(bytes) as { ram: unknown; gic: unknown; its: unknown };
+    other.ram.load(state.ram);
+    other.its.load(state.its);
+    other.gic.load(state.gic);
+    other.#writer = this.#writer;
+    return other;
+  }
 
   get gicr(): MmioTarget {
     return this.gic.regions[0]!;
@@ -60,7 +96,7 @@ export class Bench {
   /** Group 1 on, every CPU interface open, LPIs on at both PEs, the ITS enabled with its tables. */
   ready(): this {
     this.gic.distributor.write(GICD_CTLR, 4, GICD_CTLR_EnableGrp1);
-    for (const pe of [0, 1]) {
+    for (const pe of this.pes) {
       this.gic.cpuInterfaces[pe]!.write('ICC_PMR_EL1', 0xf8);
       this.gic.cpuInterfaces[pe]!.write('ICC_IGRPEN1_EL1', 1);
       this.enableLpis(pe);

@@ -245,12 +245,12 @@ describe('an ITS', () => {
     assert.equal(b.its.read(GITS_CWRITER, 4), before);
   });
 
-  test('GITS_BASERn keeps its type and entry size, drops Indirect, and is read-only while enabled', () => {
+  test('GITS_BASERn keeps its type and entry size and is read-only while enabled', () => {
     const b = new Bench();
     b.its.write(GITS_BASER, 4, 0xffff_ffff);
     b.its.write(GITS_BASER + 4, 4, 0xffff_ffff);
     const baser = decodeGitsBaser({ lo: b.its.read(GITS_BASER, 4), hi: b.its.read(GITS_BASER + 4, 4) });
-    assert.deepEqual([baser.Type, baser.entryBytes, baser.Indirect, baser.pageBytes], [1, 8, false, 0x1_0000]);
+    assert.deepEqual([baser.Type, baser.entryBytes, baser.Indirect, baser.pageBytes], [1, 8, true, 0x1_0000]);
     assert.equal(b.its.read(GITS_BASER + 0x14, 4), 0);
     b.ready();
     const enabled = b.its.read(GITS_BASER, 4);
