@@ -7,7 +7,8 @@ import { z } from 'zod';
 import { formatSbdf, parseSbdf } from '../ids/sbdf.ts';
 import { type LspciFunction, parseLspci } from '../lspci/dump.ts';
 import { FileError, parseYaml } from '../yaml/document.ts';
-import type { BoardDescription, BoardFunction } from './description.ts';
+import type { BoardChoices } from './choices.ts';
+import type { BoardDescription, BoardFunction, FunctionQuirks, NvmeOptions } from './description.ts';
 
 const bdf = z.string().refine((text) => parseSbdf(text) !== undefined, 'a BDF such as 0000:01:00.0 was expected');
 
@@ -23,6 +24,35 @@ const barSize = sizeText.refine((bytes) => bytes >= 16 && Number.isInteger(Math.
   message: 'a BAR size is a power of two of at least 16 bytes',
 });
 
+/** A namespace of an NVMe controller; `file` is read when the board is, and never written. */
+const nvmeNamespace = z.strictObject({
+  size: sizeText.optional(),
+  block: z.union([z.literal(512), z.literal(4096)]).default(512),
+  file: z.string().optional(),
+});
+
+const nvmeOptions = z.strictObject({
+  namespaces: z
+    .array(nvmeNamespace)
+    .min(1)
+    .max(32)
+    .default([{ size: 2 ** 30, block: 512 }]),
+  queues: z.number().int().min(1).max(128).default(64),
+  serial: z
+    .string()
+    .regex(/^[ -~]{1,20}$/, 'up to 20 ASCII characters were expected')
+    .optional(),
+});
+
+const nicOptions = z.strictObject({
+  wire: z.string().min(1).default('wire0'),
+  mac: z
+    .string()
+    .regex(/^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/i, 'a unicast address such as "52:54:00:00:00:01" was expected')
+    .optional(),
+  queues: z.number().int().min(1).max(8).default(4),
+});
+
 const boardFunction = z.strictObject({
   /** Where it sits. */
   at: bdf,
@@ -30,18 +60,62 @@ const boardFunction = z.strictObject({
   dump: z.string().optional(),
   /** Which function of the dump; the one at the same place when absent. */
   from: bdf.optional(),
-  model: z.enum(['dma-probe', 'inert']).default('inert'),
-  bars: z.record(z.string().regex(/^(bar[0-5]|rom)$/, 'bar0 to bar5 or rom was expected'), barSize).default({}),
+  model: z.enum(['dma-probe', 'inert', 'nic', 'nvme']).default('inert'),
+  nvme: nvmeOptions.optional(),
+  nic: nicOptions.optional(),
+  bars: z
+    .record(z.string().regex(/^(bar[0-5]|rom|vf[0-5])$/, 'bar0 to bar5, rom, or vf0 to vf5 was expected'), barSize)
+    .default({}),
   /** Of a bridge: the bus below it, where it is not what the dump says. */
   secondary: z.number().int().min(1).max(255).optional(),
+  /** How long it takes after a reset, and what configuration reads see meanwhile. */
+  reset: z
+    .union([
+      z.literal('never-completes'),
+      z.strictObject({ ms: z.number().positive(), meanwhile: z.enum(['rrs', 'all-ones']).default('rrs') }),
+    ])
+    .optional(),
+  /** Of an SR-IOV physical function: virtual functions that dom0 enables at boot. */
+  vfs: z.number().int().min(1).max(65535).optional(),
+  /** It has no Function Level Reset, whatever its dump says. */
+  flr: z.literal('none').optional(),
+});
+
+const idBits = z.number().int().min(8).max(32);
+
+/** shared/board/choices.ts */
+const gicChoices = z.strictObject({
+  idBits: z.number().int().min(14).max(24).exactOptional(),
+  directLpi: z.boolean().exactOptional(),
+});
+
+const itsChoices = z.strictObject({
+  eventIdBits: idBits.exactOptional(),
+  deviceIdBits: idBits.exactOptional(),
+  collectionIdBits: z.number().int().min(1).max(16).exactOptional(),
+  PTA: z.boolean().exactOptional(),
+  ittEntryBytes: z.literal([4, 8, 12]).exactOptional(),
+  indirect: z.boolean().exactOptional(),
+  pageBytes: z
+    .array(z.literal([0x1000, 0x4000, 0x1_0000]))
+    .min(1)
+    .exactOptional(),
+  onError: z.enum(['ignore', 'stall']).exactOptional(),
 });
 
 export const boardSchema = z.strictObject({
   dtb: z.string(),
   /** The dump of every function that names none. */
   dump: z.string().optional(),
+  /** What the board may lack. */
+  without: z.array(z.enum(['msi', 'smmu'])).default([]),
+  /** Choices of the GIC, and of its ITSs. */
+  gic: gicChoices.exactOptional(),
+  its: itsChoices.exactOptional(),
   functions: z.array(boardFunction).min(1, 'a board needs at least one function'),
 });
+
+type BoardFile = z.output<typeof boardSchema>;
 
 /** Bytes, or undefined when it is no size. */
 export function parseSize(text: string): number | undefined {
@@ -74,17 +148,72 @@ export function readBoard(path: string): BoardDescription {
     const from = parseSbdf(entry.from ?? entry.at)!;
     const found = dumpOf(dump).find((f) => f.sbdf === from);
     if (found === undefined) throw new FileError(`${path}: there is no function ${formatSbdf(from)} in ${dump}`);
+    for (const model of ['nvme', 'nic'] as const)
+      if (entry[model] !== undefined && entry.model !== model)
+        throw new FileError(`${path}: function ${entry.at} has options of model ${model} and is a ${entry.model}`);
     return {
       sbdf,
       config: found.config,
       model: entry.model,
-      barSizes: new Map(
-        Object.entries(entry.bars).map(([bar, bytes]) => [bar === 'rom' ? 6 : Number(bar.slice(3)), bytes]),
-      ),
+      barSizes: new Map(Object.entries(entry.bars).map(([bar, bytes]) => [barIndex(bar), bytes])),
       secondaryBus: entry.secondary,
+      quirks: quirksOf(entry),
+      vfs: entry.vfs,
+      nvme: entry.nvme === undefined ? undefined : nvmeOf(entry.nvme, folder, path),
+      nic: entry.nic === undefined ? undefined : { ...entry.nic, mac: macOf(entry.nic.mac) },
     };
   });
-  return { dtb: readBytes(resolve(folder, board.dtb), path), functions };
+  return {
+    dtb: readBytes(resolve(folder, board.dtb), path),
+    without: board.without,
+    functions,
+    choices: choicesOf(board),
+  };
+}
+
+/** Reads the files of the namespaces. One without a size is as large as its file, in whole blocks. */
+function nvmeOf(
+  { namespaces, queues, serial }: z.output<typeof nvmeOptions>,
+  folder: string,
+  path: string,
+): NvmeOptions {
+  return {
+    queues,
+    serial,
+    namespaces: namespaces.map(({ size, block, file }, i) => {
+      const contents = file === undefined ? undefined : readBytes(resolve(folder, file), path);
+      const sizeBytes = size ?? Math.ceil((contents?.length ?? 0) / block) * block;
+      if (sizeBytes === 0 || sizeBytes % block !== 0 || (contents?.length ?? 0) > sizeBytes)
+        throw new FileError(`${path}: namespace ${i + 1} cannot have ${sizeBytes} bytes in blocks of ${block}`);
+      return { sizeBytes, blockBytes: block, contents };
+    }),
+  };
+}
+
+function macOf(text: string | undefined): number | undefined {
+  return text === undefined ? undefined : Number.parseInt(text.replaceAll(':', ''), 16);
+}
+
+function choicesOf({ gic, its }: BoardFile): BoardChoices {
+  return { ...(gic === undefined ? {} : { gic }), ...(its === undefined ? {} : { its }) };
+}
+
+/** As `BoardFunction.barSizes` counts them. */
+function barIndex(name: string): number {
+  if (name === 'rom') return 6;
+  return name.startsWith('vf') ? 7 + Number(name.slice(2)) : Number(name.slice(3));
+}
+
+function quirksOf({ reset, flr }: z.output<typeof boardFunction>): FunctionQuirks | undefined {
+  if (reset === undefined && flr === undefined) return undefined;
+  const quirks: { -readonly [K in keyof FunctionQuirks]: FunctionQuirks[K] } = {};
+  if (flr !== undefined) quirks.flr = flr;
+  if (reset === 'never-completes') quirks.resetNs = Number.POSITIVE_INFINITY;
+  else if (reset !== undefined) {
+    quirks.resetNs = reset.ms * 1e6;
+    quirks.notReady = reset.meanwhile;
+  }
+  return quirks;
 }
 
 function readText(file: string, from: string): string {

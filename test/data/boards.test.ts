@@ -1,0 +1,271 @@
+/** Every device tree and every dump of the shared data goes through the loaders; the table of what became of each is printed. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { assert, describe, test } from 'vitest';
+import type { BoardLack } from '#shared/board/description.ts';
+import { BoardError, type BoardTree } from '#shared/board/parts.ts';
+import { readBoardTree } from '#shared/board/tree/read.ts';
+import type { Op } from '#shared/core/op.ts';
+import { busOf, devfnOf, formatSbdf, segmentOf } from '#shared/ids/sbdf.ts';
+import type { ConfigAccess } from '#shared/kernel/pci-core.ts';
+import { parseLspci } from '#shared/lspci/dump.ts';
+import { enumerate } from '../../services/dom0/kernel/enumerate.ts';
+import type { Board } from '../../services/hardware/board.ts';
+import { Machine } from '../../services/hardware/machine.ts';
+import { sharedData } from '../support/data.ts';
+import { boardOfDump, type LeftOut, unseen } from '../support/dump-board.ts';
+
+const data = sharedData();
+const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
+const skipped = data === undefined && !required;
+const because = skipped ? ' (skipped: there is no shared data beside the checkout)' : '';
+
+const DTBS = 26;
+const DUMPS = 57;
+const FUNCTIONS = 425;
+/** The others: domains above ffff, dumps of all ones, and functions without a function 0. */
+const ENUMERATED = 419;
+
+/** A board that needs it may lack an SMMU; none of these lacks an ITS and nothing else. */
+const ALLOWED: readonly (readonly BoardLack[])[] = [[], ['smmu']];
+
+/** Trees that are taken: RAM banks, CPUs, ITSs, SMMUs by kind, bridges by driver; all others are refused with a line. */
+const TAKEN: Readonly<Record<string, string>> = {
+  'cn8030-gw6404-iommu-map': '1 RAM, 4 CPUs, 1 ITS, SMMU v2, ecam 3x thunder-pem',
+  'cn8030-gw6404-mmu-masters': '1 RAM, 4 CPUs, 1 ITS, SMMU v2, ecam 3x thunder-pem',
+  'fsl-ls1028a-rdb': '1 RAM, 2 CPUs, 1 ITS, SMMU v2, ecam',
+  'fvp-base-revc': '2 RAM, 8 CPUs, 1 ITS, SMMU v3, ecam',
+  'qemu72-virt-el2-numa2-smmuv3': '2 RAM, 4 CPUs, 1 ITS, SMMU v3, ecam',
+  'qemu72-virt-gicv3-its-noiommu-lowmem': '1 RAM, 1 CPUs, 1 ITS, no SMMU, ecam',
+  'qemu72-virt-gicv3-its-smmuv3': '1 RAM, 2 CPUs, 1 ITS, SMMU v3, ecam',
+  'thunder2-99xx-mainline': '2 RAM, 4 CPUs, 1 ITS, no SMMU, ecam',
+  'thunderx-88xx-firmware2015-assembled': '2 RAM, 48 CPUs, 2 ITS, SMMU 2x v2, 2x thunder-ecam',
+  'thunderx-88xx-firmware2015-pem-assembled': '2 RAM, 48 CPUs, 2 ITS, SMMU 2x v2, 2x thunder-ecam thunder-pem',
+};
+
+/** Why the others are not: what their line says. */
+const REFUSED: Readonly<Record<string, string>> = {
+  'amd-overdrive-rev-b1': 'is a GICv2 with 1 v2m frame',
+  'apm-merlin-shadowcat': 'is a GICv2 with 16 v2m frames',
+  'apm-mustang': 'is a GICv2, and MSI needs GICv3 with an ITS',
+  'armada-8040-mcbin': 'is a GICv2 with 4 v2m frames',
+  'cn9132-db': 'is a GICv2 with 4 v2m frames',
+  'fsl-ls1088a-rdb': 'are disabled; firmware enables what is there',
+  'fsl-ls2080a-rdb': 'are disabled; firmware enables what is there',
+  'fsl-lx2160a-rdb': 'are disabled; firmware enables what is there',
+  'hip05-d02': 'no node has device_type pci',
+  'hip06-d03': 'is disabled; firmware enables what is there',
+  'hip07-d05': 'the root port is configured through registers of its own',
+  juno: 'is a GICv2 with 4 v2m frames',
+  'juno-r2': 'is a GICv2 with 4 v2m frames',
+  'k3-j721e-common-proc-board': 'has no register block of 0x20000 bytes for control and translation frame',
+  'rk3399-rockpro64': 'configuration space is reached through registers of the controller',
+  'thunder-88xx-mainline': 'no node has device_type pci',
+};
+
+describe.skipIf(skipped)(`device trees of real boards${because}`, () => {
+  test('each is taken, or refused in one line', () => {
+    const folder = join(data!, 'dtb');
+    const table: string[] = [];
+    let taken = 0;
+    const names = readdirSync(folder)
+      .filter((name) => name.endsWith('.dtb'))
+      .map((name) => name.slice(0, -4));
+    for (const name of names) {
+      const dtb = new Uint8Array(readFileSync(join(folder, `${name}.dtb`)));
+      const result = tryBoard(dtb);
+      table.push(`${name.padEnd(42)} ${result.text}`);
+      assert.notInclude(result.text, '\n');
+      const expected = TAKEN[name];
+      if (expected === undefined) {
+        assert.isUndefined(result.board, `${name} was taken`);
+        assert.include(result.text, REFUSED[name] ?? 'an entry in REFUSED');
+        continue;
+      }
+      taken++;
+      assert.isDefined(result.board, result.text);
+      assert.equal(countsOf(result.board!), expected, name);
+    }
+    console.log(`${table.join('\n')}\n${names.length} device trees: ${taken} taken, ${names.length - taken} refused`);
+    assert.equal(names.length, DTBS);
+  });
+
+  test('a ThunderX lists its bridges in mmu-masters: the StreamID is the requester id', () => {
+    const { bridges, smmus } = treeOf('thunderx-88xx-firmware2015-assembled');
+    assert.deepEqual(
+      bridges.map((b) => b.iommuMap.rows),
+      smmus.map((s) => [{ ridBase: 0, phandle: s.phandle, outBase: 0, length: 0x1_0000 }]),
+    );
+    assert.notEqual(smmus[0]!.phandle, smmus[1]!.phandle, 'though neither has a phandle in the tree');
+    assert.deepEqual(
+      smmus.map((s) => s.kind === 'v2' && [s.globalSpis, new Set(s.contextSpis), s.contextSpis.length]),
+      [
+        [[68], new Set([69]), 128],
+        [[82], new Set([83]), 128],
+      ],
+    );
+  });
+
+  test('the SMMU and the PEM of a ThunderX stand inside a window of its ECAM bridge, which goes on around them', () => {
+    const { bridges, smmus } = treeOf('thunderx-88xx-firmware2015-pem-assembled', ['smmu']);
+    const pieces = bridges[0]!.ranges.map((r) => [r.cpuBase, r.cpuBase + r.sizeBytes]);
+    const pem = bridges[2]!;
+    for (const region of [smmus[0]!.registers, bridges[0]!.ecam, pem.pem!, pem.ecam]) {
+      const inside = pieces.some(([from, to]) => region.pa < to! && region.pa + region.sizeBytes > from!);
+      assert.isFalse(inside, `0x${region.pa.toString(16)} answers twice`);
+    }
+    assert.isTrue(pieces.some(([from]) => from === 0x8302_0000_0000 || from === 0x8300_0200_0000));
+  });
+
+  test('an endpoint root complex of an LS1028A has 14 requester ids, from 0x17 on at SMMU and ITS', () => {
+    const [bridge] = treeOf('fsl-ls1028a-rdb').bridges;
+    assert.deepInclude(bridge!.iommuMap.rows[0], { ridBase: 0, outBase: 0x17, length: 14 });
+    assert.deepInclude(bridge!.msiMap!.rows[0], { ridBase: 0, outBase: 0x17, length: 14 });
+    assert.deepEqual(bridge!.busRange, { first: 0, last: 0 });
+    const [smmu] = treeOf('fsl-ls1028a-rdb').smmus;
+    assert.deepInclude(smmu, { kind: 'v2', implementation: 'mmu-500', streamMatchMask: 0x7c00 });
+    assert.equal(smmu!.kind === 'v2' ? smmu!.globalSpis.length : 0, 8);
+  });
+
+  test('NUMA nodes with their distances', () => {
+    const numa = treeOf('qemu72-virt-el2-numa2-smmuv3').numa!;
+    assert.deepEqual(numa.nodes, [
+      { id: 0, memory: [{ pa: 0x4000_0000, sizeBytes: 0x4000_0000 }], cpus: [0, 1] },
+      { id: 1, memory: [{ pa: 0x8000_0000, sizeBytes: 0x4000_0000 }], cpus: [2, 3] },
+    ]);
+    assert.deepEqual(numa.distances, [
+      [10, 20],
+      [20, 10],
+    ]);
+  });
+});
+
+describe.skipIf(skipped)(`dumps of real machines${because}`, () => {
+  test('every function is enumerated on a machine, or there is a reason why not', () => {
+    const table: string[] = [];
+    const sum = { functions: 0, enumerated: 0, leftOut: 0 };
+    const files = dumpsIn(join(data!, 'lspci'));
+    for (const file of files) {
+      const text = readFileSync(file, 'utf8');
+      const written = text
+        .split('\n')
+        .filter((line) => /^([0-9a-f]{4,}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b/i.test(line)).length;
+      const { enumerated, leftOut } = playDump(text, file);
+      assert.equal(enumerated + leftOut.length, written, `${file}: a function is unaccounted for`);
+      sum.functions += written;
+      sum.enumerated += enumerated;
+      sum.leftOut += leftOut.length;
+      table.push(`${relative(join(data!, 'lspci'), file).padEnd(64)} ${String(enumerated).padStart(3)} of ${written}`);
+      for (const one of leftOut) table.push(`    ${one.sbdf}: ${one.why}`);
+    }
+    console.log(
+      `${table.join('\n')}\n${sum.functions} functions in ${files.length} dumps: ${sum.enumerated} enumerated, ${sum.leftOut} not`,
+    );
+    assert.equal(files.length, DUMPS);
+    assert.equal(sum.functions, FUNCTIONS);
+    assert.equal(sum.enumerated, ENUMERATED);
+  });
+});
+
+function tryBoard(dtb: Uint8Array): { board: BoardTree | undefined; text: string } {
+  let refusal = '';
+  for (const without of ALLOWED) {
+    try {
+      const board = readBoardTree({ dtb, without });
+      const lack = without.length === 0 ? '' : ` (without: [${without.join(', ')}])`;
+      return { board, text: `taken: ${countsOf(board)}${lack}` };
+    } catch (error) {
+      if (!(error instanceof BoardError)) throw error;
+      refusal = error.message;
+    }
+  }
+  return { board: undefined, text: `refused: ${refusal}` };
+}
+
+function treeOf(name: string, without: readonly BoardLack[] = []): BoardTree {
+  return readBoardTree({ dtb: new Uint8Array(readFileSync(join(data!, 'dtb', `${name}.dtb`))), without });
+}
+
+function countsOf(b: BoardTree): string {
+  const smmus = b.smmus.length === 0 ? 'no SMMU' : `SMMU ${tally(b.smmus.map((s) => s.kind))}`;
+  return `${b.memory.length} RAM, ${b.cpus} CPUs, ${b.itses.length} ITS, ${smmus}, ${tally(b.bridges.map((x) => x.driver))}`;
+}
+
+/** "2x a b": how often each occurs. */
+function tally(words: readonly string[]): string {
+  const counts = new Map<string, number>();
+  for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1);
+  return [...counts].map(([word, n]) => (n === 1 ? word : `${n}x ${word}`)).join(' ');
+}
+
+function dumpsIn(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !/INDEX\.md|kernel-log\.txt$/.test(entry.name))
+    .map((entry) => join(entry.parentPath, entry.name))
+    .sort();
+}
+
+/** How many functions dom0's enumeration finds on a machine made of the dump, and why the others are not among them. */
+function playDump(text: string, file: string): { enumerated: number; leftOut: readonly LeftOut[] } {
+  const { kept, far } = withoutFarDomains(text);
+  const dump = parseLspci(kept, file.split('/').at(-1)!);
+  const { board, leftOut: refused } = boardOfDump(dump);
+  const leftOut = [...far, ...refused];
+  if (board === undefined) return { enumerated: 0, leftOut };
+  const hidden = unseen(board);
+  const found = enumerateAll(board);
+  const ids = (all: readonly { vendorId: number; deviceId: number }[]): string[] =>
+    all.map((f) => `${f.vendorId.toString(16)}:${f.deviceId.toString(16)}`).sort();
+  const expected = board.functions
+    .filter((f) => !hidden.some((h) => h.sbdf === formatSbdf(f.sbdf)))
+    .map(({ config }) => ({ vendorId: config[0]! | (config[1]! << 8), deviceId: config[2]! | (config[3]! << 8) }));
+  assert.deepEqual(ids(found), ids(expected), file);
+  return { enumerated: found.length, leftOut: [...leftOut, ...hidden] };
+}
+
+/** Functions in domains above ffff: a segment has 16 bits in Xen (xen/include/xen/pci.h, pci_sbdf_t). */
+function withoutFarDomains(text: string): { kept: string; far: LeftOut[] } {
+  const far: LeftOut[] = [];
+  const blocks = text.split(/^(?=(?:[0-9a-f]{4,}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b)/im).filter((block) => {
+    const domain = /^([0-9a-f]{5,}):\S+/i.exec(block);
+    if (domain !== null) far.push({ sbdf: domain[0], why: `domain ${domain[1]} is above ffff` });
+    return domain === null;
+  });
+  return { kept: blocks.join(''), far };
+}
+
+function enumerateAll(board: Board): { vendorId: number; deviceId: number }[] {
+  const machine = new Machine(board, { after: () => {} }, { interruptPending: () => {} });
+  return board.bridges.flatMap((bridge) => {
+    const at = (sbdf: number, offset: number): number => {
+      assert.equal(segmentOf(sbdf), bridge.segment);
+      return bridge.ecam.pa + (busOf(sbdf) - bridge.busRange.first) * 0x10_0000 + devfnOf(sbdf) * 0x1000 + offset;
+    };
+    const access: ConfigAccess = {
+      read: (sbdf, offset, size) => ready(machine.bus.read(at(sbdf, offset), size) ? machine.bus.low : 0xffff_ffff),
+      write: (sbdf, offset, size, value) => ready(void machine.bus.write(at(sbdf, offset), size, value)),
+    };
+    const host = {
+      path: bridge.path,
+      segment: bridge.segment,
+      ecam: { address: bridge.ecam.pa, sizeBytes: bridge.ecam.sizeBytes },
+      busShift: bridge.busShift,
+      pem: bridge.pem?.pa,
+      firstBus: bridge.busRange.first,
+      lastBus: bridge.busRange.last,
+      ranges: bridge.ranges,
+    };
+    return run(enumerate(access, host, () => {}));
+  });
+}
+
+// biome-ignore lint/correctness/useYield: it has nothing to wait for
+function* ready<T>(value: T): Op<T> {
+  return value;
+}
+
+function run<T>(op: Op<T>): T {
+  const step = op.next();
+  if (!step.done) throw new Error(`the operation waits: ${step.value.step}`);
+  return step.value;
+}
