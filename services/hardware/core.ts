@@ -1,17 +1,19 @@
 /**
  * The machine as a service. A domain's CPU port asks for accesses, EL2 (`xen`) for its own; the machine tells EL2 about
  * stage-2 faults and pending interrupts. Everything else happens inside the machine, in the call that caused it.
- * The batches of one port run one after another, those of different ports beside each other.
+ * The batches of one peer run one after another, those of different peers beside each other. xenstored, a process of
+ * dom0, runs on dom0's port.
  * Not modelled: the time that an access takes.
  */
 import { CpuFault, type CpuOp, type CpuResult, TrapOutcome } from '#gen/hardware.ts';
 import { decodeDataAbort, formatDfsc } from '#shared/arch/vmsa.ts';
 import type { BoardDescription } from '#shared/board/description.ts';
 import { type Body, body, type Core, domidOf, type Payload, type Peer } from '#shared/core/core.ts';
+import { inspectReply } from '#shared/core/inspect.ts';
 import { LIMITS } from '#shared/core/limits.ts';
 import { call, Indefinite, Lock, type Op, Refused, withLock } from '#shared/core/op.ts';
 import { type Answer, Runtime, type RuntimeOptions, type Service } from '#shared/core/runtime.ts';
-import { loadBoard } from './board.ts';
+import { loadBoard } from './board/load.ts';
 import { CpuAccess } from './cpu-access.ts';
 import { answerBytes, runEl2Batch } from './el2-access.ts';
 import { InterruptNotices } from './interrupt-notices.ts';
@@ -26,7 +28,8 @@ const NO_DATA = new Uint8Array(0);
 export class HardwareService implements Service {
   readonly machine: Machine;
   readonly #runtime: Runtime;
-  readonly #locks = new Map<number, Lock>();
+  /** By who runs on the port: dom0's kernel and xenstored are on CPUs of their own. */
+  readonly #locks = new Map<Peer, Lock>();
   readonly #notices: InterruptNotices;
   readonly #traps = new Map<string, number>();
   readonly #trapOutcomes = new Map<string, number>();
@@ -40,6 +43,9 @@ export class HardwareService implements Service {
     this.#runtime = runtime;
     this.#notices = new InterruptNotices(runtime, (pcpu) => this.machine.gic.cpuInterfaces[pcpu]!.hasInterrupt);
     const scheduler = {
+      get now(): number {
+        return runtime.now;
+      },
       after: (ns: number, run: () => void): void => {
         runtime.at(runtime.now + ns, () => this.#notices.during(run));
       },
@@ -52,22 +58,22 @@ export class HardwareService implements Service {
   onRequest(from: Peer, message: Body): Answer {
     switch (message.$case) {
       case 'cpuAccessRequest': {
-        const port = domidOf(from);
+        const port = portOf(from);
         if (port < 0) throw new Refused(`${from} has no CPU port`);
-        return this.#onCpuAccess(port, message.value);
+        return this.#onCpuAccess(from, port, message.value);
       }
       case 'el2Request':
         if (from !== 'xen') throw new Refused(`${from} is not EL2`);
         return this.#onEl2(message.value);
       case 'inspectRequest':
         if (from !== 'operator') throw new Refused(`${from} may not inspect hardware`);
-        return this.#onInspect(message.value.path);
+        return inspectReply('hardware', this.#runtime.inspect(), message.value.path);
       default:
         throw new Refused(`hardware does not take ${message.$case} of ${from}`);
     }
   }
 
-  #onCpuAccess(port: number, request: Payload<'cpuAccessRequest'>): Op<Body> {
+  #onCpuAccess(from: Peer, port: number, request: Payload<'cpuAccessRequest'>): Op<Body> {
     const { ops, vcpu } = request;
     if (ops.length > LIMITS.batchOps) throw new Refused(`a batch of ${ops.length} accesses`);
     let bytes = 0;
@@ -77,10 +83,10 @@ export class HardwareService implements Service {
       bytes += size;
     }
     if (bytes > ANSWER_BYTES_MAX) throw new Refused(`a batch of ${bytes} bytes`);
-    let lock = this.#locks.get(port);
+    let lock = this.#locks.get(from);
     if (lock === undefined) {
-      lock = new Lock(`port ${port}`);
-      this.#locks.set(port, lock);
+      lock = new Lock(`CPU of ${from}`);
+      this.#locks.set(from, lock);
     }
     this.#cpuBatches++;
     return withLock(lock, () => this.#cpuBatch(port, vcpu, ops));
@@ -147,18 +153,6 @@ export class HardwareService implements Service {
     return body('el2Reply', { results });
   }
 
-  #onInspect(path: string): Body {
-    let at: unknown = this.#runtime.inspect();
-    let rest = path;
-    while (rest !== '') {
-      const key = keyAtStart(at, rest);
-      if (key === undefined) return body('inspectReply', { json: '', error: `hardware has no ${path}` });
-      at = (at as Record<string, unknown>)[key];
-      rest = rest.slice(key.length + 1);
-    }
-    return body('inspectReply', { json: JSON.stringify(at), error: '' });
-  }
-
   inspect(): unknown {
     const { machine } = this;
     const its = machine.its.map((i) => i.counts);
@@ -194,6 +188,11 @@ const TRAP_OUTCOME_NAMES: Readonly<Record<number, string>> = {
   [TrapOutcome.TRAP_OUTCOME_RETRY]: 'retry',
 };
 
+/** The CPU port whose tables a peer's accesses go through; -1 for one that has none. */
+function portOf(peer: Peer): number {
+  return peer === 'xenstored' ? 0 : domidOf(peer);
+}
+
 function faulted(fault: CpuFault): CpuResult {
   return { fault, data: NO_DATA };
 }
@@ -204,16 +203,6 @@ function fitted(data: Uint8Array, sizeBytes: number): Uint8Array {
   const out = new Uint8Array(sizeBytes);
   out.set(data.subarray(0, sizeBytes));
   return out;
-}
-
-/** The longest key of `at` that `path` starts with; keys may hold dots (`0000:01:00.0`). */
-function keyAtStart(at: unknown, path: string): string | undefined {
-  if (typeof at !== 'object' || at === null) return undefined;
-  let found: string | undefined;
-  for (const key of Object.keys(at)) {
-    if ((path === key || path.startsWith(`${key}.`)) && key.length > (found?.length ?? -1)) found = key;
-  }
-  return found;
 }
 
 function count(counts: Map<string, number>, key: string): void {

@@ -1,8 +1,9 @@
 /** CPU ports and EL2 against the machine, in messages. */
 import { assert, describe, test } from 'vitest';
+import type { CpuOp } from '#gen/hardware.ts';
 import { TrapOutcome } from '#gen/hardware.ts';
 import { DFSC, decodeDataAbort, S2AP } from '#shared/arch/vmsa.ts';
-import { body } from '#shared/core/core.ts';
+import { body, type Peer } from '#shared/core/core.ts';
 import { parseFdt } from '#shared/fdt/blob.ts';
 import {
   CoreRig,
@@ -49,6 +50,20 @@ describe('a CPU port', () => {
     const [a, b] = r.el2(physRead(PAGE_A + 0x400, 0xc00), physRead(PAGE_B, 0xc00));
     assert.deepEqual(a!.data, bytes.slice(0, 0xc00));
     assert.deepEqual(b!.data, bytes.slice(0xc00));
+  });
+
+  test('of dom0 is xenstored’s as well, and neither waits for a trap of the other', () => {
+    const r = new CoreRig();
+    r.loadPort(0, 9);
+    r.map(0x1000, PAGE_A);
+    const stopped = r.cpu(0, read(0x5000, 4));
+    const ask = (from: Peer, ...ops: CpuOp[]) => r.ask(from, body('cpuAccessRequest', { vcpu: 0, ops }));
+    const id = ask('xenstored', write(0x1000, le(7)), read(0x1000, 4));
+    assert.equal(number(r.results(id)![1]!.data), 7);
+    assert.equal(r.results(stopped), undefined);
+    assert.equal(number(r.el2(physRead(PAGE_A, 4))[0]!.data), 7);
+    for (const peer of ['xen', 'operator', 'observer'] as const)
+      assert.match(r.answer(ask(peer, read(0x1000, 4)))!.refused, /no CPU port/);
   });
 
   test('that was never programmed gets an external abort, and EL2 hears nothing', () => {

@@ -136,6 +136,8 @@ function startFunction(r: CoreRig, portCommand: number = PCI_COMMAND.MEMORY | PC
   r.el2(
     physWrite(PORT + PCI_BRIDGE.PRIMARY_BUS, le(0x01_0100)),
     physWrite(PORT + PCI_BRIDGE.MEMORY_BASE, le(0x1010_1000)),
+    // Closed: zero in both would be a window on the first MiB.
+    physWrite(PORT + PCI_BRIDGE.PREF_MEMORY_BASE, le(0x0000_fff0)),
     physWrite(PORT + PCI.COMMAND, le(portCommand, 2)),
     physWrite(FUNCTION + PCI.BASE_ADDRESS_0, le(BAR0)),
     physWrite(FUNCTION + PCI.BASE_ADDRESS_0 + 12, le(BAR3)),
