@@ -11,6 +11,7 @@ import type { Runtime } from '#shared/core/runtime.ts';
 import { parseFdt, parseFdtReservations } from '#shared/fdt/blob.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 import { pciRanges } from '#shared/fdt/pci-bindings.ts';
+import { pciHostDriver, pciHostNodes } from '#shared/fdt/pci-host.ts';
 import type { Counts } from './counts.ts';
 import type { Domain } from './domain/domain.ts';
 import type { Domains } from './domain/domains.ts';
@@ -86,7 +87,15 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
     memoryBytes: parts.dom0MemoryMib * MIB,
   });
   const { domIo } = domains;
-  pciDevices = new PciDevices({ runtime, bridges: hostBridges, smmus, itses: gic.itses, hardwareDomain, domIo });
+  pciDevices = new PciDevices({
+    runtime,
+    bridges: hostBridges,
+    smmus,
+    vmids: domains,
+    itses: gic.itses,
+    hardwareDomain,
+    domIo,
+  });
   gic.onLpi(({ domid, vIntid }) => domains.get(domid)?.vgic?.injectLpi(vIntid));
   const domctlLock = new Lock('domctl_lock');
   const xen = { runtime, el2, frames, domains, lifecycle, pciDevices, hostBridges, domctlLock };
@@ -114,8 +123,8 @@ function stage2For(host: FdtNode): Stage2Choice {
     top = Math.max(top, address + sizeBytes);
   };
   for (const bank of memoryBanks(host)) reach(bank.address, bank.sizeBytes);
-  for (const node of host.walk()) {
-    if (node.string('device_type') !== 'pci') continue;
+  for (const node of pciHostNodes(host)) {
+    if (pciHostDriver(node) === undefined) continue;
     for (const r of node.regions()) reach(r.address, r.sizeBytes);
     for (const r of pciRanges(node)) if (r.space !== 'io') reach(r.cpuBase, r.sizeBytes);
   }

@@ -2,9 +2,9 @@
  * The hypervisor as a service: who may ask it what. A hypercall is the domain's whose credentials sent it, never one that
  * a field names; traps and interrupts come from the machine, connections from whoever watches the broker.
  */
-import type { InspectReply } from '#gen/toolstack.ts';
 import { GUEST_RAM0_BASE, XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { type Body, body, type Core, domidOf, type Peer } from '#shared/core/core.ts';
+import { inspectReply } from '#shared/core/inspect.ts';
 import { type Op, Refused, Signal, wait } from '#shared/core/op.ts';
 import { type Answer, Runtime, type RuntimeOptions, type Service } from '#shared/core/runtime.ts';
 import { type Booted, boot } from './boot.ts';
@@ -82,7 +82,7 @@ export class XenService implements Service {
         if (from === 'broker') return this.#connection(message.value.domid, message.value.connected);
         break;
       case 'inspectRequest':
-        if (from === 'operator') return body('inspectReply', inspectPath(this.#runtime.inspect(), message.value.path));
+        if (from === 'operator') return inspectReply('xen', this.#runtime.inspect(), message.value.path);
         break;
     }
     throw new Refused(`${from} may not send ${message.$case}`);
@@ -140,6 +140,7 @@ function inspectDomain(d: Domain): unknown {
     p2mEntries: d.p2m.entries,
     p2mPages: d.p2m.tablePages,
     p2mRootPa: d.p2m.rootPa,
+    p2mViews: d.p2m.views.map(({ vmid, rootPa, gfn, mfn, users }) => ({ vmid, rootPa, gfn, mfn, users })),
     ramPa: machineAddressOf(d, GUEST_RAM0_BASE),
     ports: d.evtchn.ports.size,
     grantMaps: d.grants.mapCount,
@@ -154,16 +155,4 @@ function inspectDomain(d: Domain): unknown {
 function machineAddressOf(d: Domain, ipa: number): number | null {
   const entry = d.p2m.lookup(ipa / XEN_PAGE_SIZE);
   return entry === undefined ? null : entry.mfn * XEN_PAGE_SIZE;
-}
-
-/** Part of the tree at a dotted path (`counts.hypercalls`), as JSON. */
-function inspectPath(tree: unknown, path: string): InspectReply {
-  let at = tree;
-  for (const key of path === '' ? [] : path.split('.')) {
-    if (typeof at !== 'object' || at === null || !Object.hasOwn(at, key)) {
-      return { json: '', error: `xen has no ${path}` };
-    }
-    at = (at as Record<string, unknown>)[key];
-  }
-  return { json: JSON.stringify(at), error: '' };
 }

@@ -1,14 +1,15 @@
 /**
- * A machine that is memory only, for tests of the hypervisor's parts: it answers `el2_request`s from real RAM, keeps what
- * it was asked, and runs operations to their end without a bus.
+ * A machine that is memory and the register blocks that a test puts on its bus, for tests of the hypervisor's parts: it
+ * answers `el2_request`s, keeps what it was asked, and runs operations to their end without messages.
  */
 import { CpuOpKind, type El2Op, type El2Result } from '#gen/hardware.ts';
 import { type Body, body } from '#shared/core/core.ts';
 import type { Op, Step } from '#shared/core/op.ts';
+import { Bus } from '../../services/hardware/bus/bus.ts';
 import { Ram } from '../../services/hardware/bus/ram.ts';
 import { Stage2Walker, stage2Regime, WANT_READ, WANT_WRITE } from '../../services/hardware/mmu/stage2.ts';
 import { Counts } from '../../services/xen/counts.ts';
-import { El2 } from '../../services/xen/el2.ts';
+import { bytes32, El2, word } from '../../services/xen/el2.ts';
 import { Frames } from '../../services/xen/mm/frames.ts';
 import type { P2m } from '../../services/xen/mm/p2m.ts';
 
@@ -18,6 +19,7 @@ const NO_DATA = new Uint8Array(0);
 
 export class FakeHardware {
   readonly ram = new Ram([{ pa: RAM_PA, sizeBytes: RAM_BYTES }]);
+  readonly bus = new Bus(this.ram);
   readonly el2 = new El2();
   readonly counts = new Counts();
   readonly frames = new Frames();
@@ -43,7 +45,7 @@ export class FakeHardware {
   }
 
   /** What a CPU access through the tables reaches: a physical address, or a negative fault. */
-  translate(p2m: P2m, ipa: number, want: 'read' | 'write' = 'read'): number {
+  translate(p2m: Pick<P2m, 'geometry' | 'rootPa'>, ipa: number, want: 'read' | 'write' = 'read'): number {
     const { t0sz, sl0 } = p2m.geometry;
     const regime = stage2Regime(p2m.rootPa, t0sz, sl0, 48, true);
     return new Stage2Walker(this.ram).walk(regime, ipa, want === 'read' ? WANT_READ : WANT_WRITE);
@@ -81,9 +83,13 @@ export class FakeHardware {
     const result = { error: 0, data: NO_DATA, value: 0, dtbPa: 0, dtbSizeBytes: 0 };
     switch (op?.$case) {
       case 'physRead':
-        return { ...result, data: this.bytes(op.value.pa, op.value.sizeBytes) };
+        if (this.ram.contains(op.value.pa, 1)) return { ...result, data: this.bytes(op.value.pa, op.value.sizeBytes) };
+        if (!this.bus.read(op.value.pa, op.value.sizeBytes)) return { ...result, error: 1 };
+        return { ...result, data: bytes32(this.bus.low) };
       case 'physWrite':
-        this.ram.writeBytes(op.value.pa, op.value.data);
+        if (this.ram.contains(op.value.pa, 1)) this.ram.writeBytes(op.value.pa, op.value.data);
+        else if (!this.bus.write(op.value.pa, op.value.data.length, word(op.value.data)))
+          return { ...result, error: 1 };
         return result;
       case 'physFill':
         this.ram.fill(op.value.pa, op.value.sizeBytes, op.value.value);

@@ -17,6 +17,17 @@ import { buildHardwareDevicetree, memoryBanks } from './hardware-devicetree.ts';
 import type { Lifecycle } from './lifecycle.ts';
 
 const MIB = 2 ** 20;
+const XEN_DRIVES = [
+  'arm,gic-v3',
+  'arm,gic-v3-its',
+  'arm,smmu-v3',
+  'arm,smmu-v1',
+  'arm,smmu-v2',
+  'arm,mmu-400',
+  'arm,mmu-401',
+  'arm,mmu-500',
+  'cavium,smmu-v2',
+];
 /** Room for the device tree at the end of dom0's memory. */
 const DTB_MAX_BYTES = 2 * MIB;
 const GRANT_REGION_BYTES = 16 * MIB;
@@ -34,14 +45,38 @@ export interface HardwareDomainParts {
   readonly memoryBytes: number;
 }
 
-/** Configuration space and memory windows of a bridge, in whole pages. */
+/** What Xen drives itself: GIC with its ITSs, SMMUs. dom0 gets none of it, also where a window of a bridge contains it. */
+function xenRegions(host: FdtNode): FdtRegion[] {
+  return host.compatibleNodes(...XEN_DRIVES).flatMap((node) => node.regions());
+}
+
+/** The pieces of a window that are left around `holes`. */
+function without(window: FdtRegion, holes: readonly FdtRegion[]): FdtRegion[] {
+  const pieces: FdtRegion[] = [];
+  const end = window.address + window.sizeBytes;
+  let from = window.address;
+  for (const hole of [...holes].sort((a, b) => a.address - b.address)) {
+    const holeEnd = hole.address + hole.sizeBytes;
+    if (holeEnd <= from || hole.address >= end) continue;
+    if (hole.address > from) pieces.push({ address: from, sizeBytes: hole.address - from });
+    from = holeEnd;
+  }
+  if (end > from) pieces.push({ address: from, sizeBytes: end - from });
+  return pieces;
+}
+
+/** Configuration space, registers that lead to it and memory windows of a bridge, in whole pages. */
 export function bridgeWindows(host: FdtNode, bridge: HostBridge): FdtRegion[] {
   const node = host.find(bridge.path);
   assert(node !== undefined, `the device tree has no ${bridge.path}`);
   const memory = pciRanges(node)
     .filter((r) => r.space === 'mem32' || r.space === 'mem64')
     .map((r) => ({ address: r.cpuBase, sizeBytes: r.sizeBytes }));
-  return [{ address: bridge.cfgBase, sizeBytes: bridge.cfgSize }, ...memory];
+  const registers = bridge.pem === undefined ? [] : [bridge.pem];
+  const holes = xenRegions(host);
+  return [{ address: bridge.cfgBase, sizeBytes: bridge.cfgSize }, ...registers, ...memory].flatMap((w) =>
+    without(w, holes),
+  );
 }
 
 /** dom0, built and ready to be woken. */

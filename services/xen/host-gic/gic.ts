@@ -1,7 +1,7 @@
 /**
  * Xen driving the machine's GICv3 (xen/arch/arm/gic-v3.c): distributor, redistributors, CPU interfaces, and taking
  * interrupts. Every SPI goes to CPU 0. EOImode is 0: an interrupt is acknowledged and completed in one batch, and what it
- * is for is done afterwards; the machine's lines to Xen are edges, so nothing is lost by that.
+ * is for is done afterwards: an edge that comes meanwhile is taken again, and so is a level that still stands.
  * Not modelled: SGIs between CPUs, the list registers (an upcall stands for them), multiple redistributor strides.
  */
 import {
@@ -149,9 +149,13 @@ export class HostGic {
       }
       const results = yield* this.#o.el2.batch(ops);
       let last = INTID_NONE;
+      // A level that stands comes again with every acknowledgement until its handler has seen to the device.
+      const served = new Set<number>();
       for (let i = 0; i < TAKEN_PER_BATCH; i++) {
         last = results[2 * i]!.value;
         if (last >= SPURIOUS_FIRST && last <= INTID_NONE) break;
+        if (last < LPI_FIRST && served.has(last)) continue;
+        served.add(last);
         yield* this.#dispatch(last);
       }
       if (last >= SPURIOUS_FIRST && last <= INTID_NONE) return;
@@ -211,7 +215,7 @@ export class HostGic {
       for (let pa = region.address; pa + GICR_SIZE_BYTES <= region.address + region.sizeBytes; pa += GICR_SIZE_BYTES) {
         const pidr2 = yield* el2.read32(pa + GICR_PIDR2);
         if ((pidr2 & GIC_PIDR2_ArchRev_MASK) !== GIC_PIDR2_ArchRev_GICv3) {
-          throw new GicError(`no GICv3 redistributor at 0x${pa.toString(16)}`);
+          break; // no redistributor present: the region of a node without CPUs
         }
         const typer = decodeGicrTyper(yield* el2.read64(pa + GICR_TYPER));
         if (!typer.PLPIS) throw new GicError(`the redistributor at 0x${pa.toString(16)} takes no LPIs`);

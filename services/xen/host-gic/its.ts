@@ -74,6 +74,7 @@ export class HostIts implements HostItsPort {
       base: options.basePa,
       io: { run: (accesses) => this.#run(accesses) },
       allocate: (sizeBytes, alignBytes) => this.#allocate(sizeBytes, alignBytes),
+      deviceIdBitsMax: 32,
     });
   }
 
@@ -92,6 +93,11 @@ export class HostIts implements HostItsPort {
     });
     this.#target = cpus[0]!;
     yield* this.#submit(commands);
+  }
+
+  /** Sees that the device table has an entry for a DeviceID: it stays, whether the device is mapped or not. */
+  *prepareDevice(deviceId: number): Op<void> {
+    if (deviceId < this.#driver.deviceIds) yield* this.#driver.prepareDevice(deviceId);
   }
 
   /**
@@ -128,6 +134,7 @@ export class HostIts implements HostItsPort {
   *#mapDevice(deviceId: number, eventCount: number): Op<void> {
     const { typer, deviceIds } = this.#driver;
     check(deviceId < deviceIds, 'EINVAL', `${this.name} has no entry for DeviceID 0x${deviceId.toString(16)}`);
+    yield* this.prepareDevice(deviceId);
     check(!this.#devices.has(deviceId), 'EBUSY', `DeviceID 0x${deviceId.toString(16)} is mapped`);
     let bits = Math.log2(EVENTS_MIN);
     while (2 ** bits < eventCount) bits++;

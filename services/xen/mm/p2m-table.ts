@@ -47,7 +47,8 @@ export function isWritable(type: number): boolean {
   return type !== P2M.ram_ro && type !== P2M.map_foreign_ro && type !== P2M.grant_map_ro;
 }
 
-function attributes(type: P2mType): LeafAttributes {
+/** How a leaf of this type maps. */
+export function leafAttributes(type: P2mType): LeafAttributes {
   const s2ap = isWritable(type) ? S2AP.readWrite : S2AP.read;
   switch (type) {
     case P2M.mmio_direct_dev:
@@ -158,7 +159,7 @@ export class Plan {
       table.used--;
       return;
     }
-    writeLeaf(table.words, index, table.level, mfn * XEN_PAGE_SIZE, attributes(type));
+    writeLeaf(table.words, index, table.level, mfn * XEN_PAGE_SIZE, leafAttributes(type));
     this.frames += framesOf(table.level);
   }
 
@@ -188,7 +189,7 @@ export class Plan {
   /** A block becomes a table of smaller leaves that map the same. */
   #shatter(table: Table, index: number, child: Table): void {
     const mfn = table.leafMfn(index);
-    const leaf = attributes(table.leafType(index));
+    const leaf = leafAttributes(table.leafType(index));
     const perEntry = framesOf(child.level);
     for (let i = 0; i < TABLE_ENTRIES; i++) {
       writeLeaf(child.words, i, child.level, (mfn + i * perEntry) * XEN_PAGE_SIZE, leaf);
@@ -265,7 +266,7 @@ function bytes(table: Table, first: number, count: number): Uint8Array {
 }
 
 /** Neighbouring indexes as [first, count]. */
-function runs(indexes: ReadonlySet<number>): [number, number][] {
+export function runs(indexes: ReadonlySet<number>): [number, number][] {
   const out: [number, number][] = [];
   for (const i of [...indexes].sort((a, b) => a - b)) {
     const last = out.at(-1);

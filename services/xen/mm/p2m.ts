@@ -9,12 +9,15 @@
 
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { encodeVtcr, type Stage2Choice } from '#shared/arch/vmsa.ts';
+import { assert } from '#shared/core/assert.ts';
 import { Lock, type Op, withLock } from '#shared/core/op.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physFill, physWrite, tlbiVmalls12e1is } from '../el2.ts';
 import { check } from '../error.ts';
 import { addressOf, type Frames, frameOf } from './frames.ts';
 import { type DroppedLeaf, framesOf, P2M, type P2mType, Plan, Table } from './p2m-table.ts';
+
+import { P2mView, type VmidPool } from './p2m-view.ts';
 
 export { isRam, isWritable, P2M, type P2mType } from './p2m-table.ts';
 
@@ -59,13 +62,14 @@ export class P2m {
   /** p2m->lock: who changes the tables holds it until the TLBs are done. */
   readonly lock: Lock;
   /**
-   * Invalidates this VMID in the SMMUs. The SMMU driver sets it while a stream uses these tables; undefined when none
-   * does.
+   * Invalidates these VMIDs in the SMMUs. The SMMU driver sets it while a stream uses these tables or a view of them;
+   * undefined when none does.
    */
-  iommuFlush: (() => Op<void>) | undefined;
+  iommuFlush: ((vmids: readonly number[]) => Op<void>) | undefined;
   readonly #parts: P2mParts;
   readonly #root: Table;
   readonly #rootTables: number;
+  readonly #views = new Set<P2mView>();
   #entries = 0;
   /** The tables are gone: nothing is mapped any more. */
   #dead = false;
@@ -100,9 +104,26 @@ export class P2m {
     return this.#entries;
   }
 
-  /** Frames that the tables take. */
+  /** Frames that the tables take, and those of the views. */
   get tablePages(): number {
-    return this.#tablePages;
+    let pages = this.#tablePages;
+    for (const view of this.#views) pages += view.tablePages;
+    return pages;
+  }
+
+  /** Every VMID under which something may have cached these tables. */
+  get vmids(): readonly number[] {
+    return [this.vmid, ...[...this.#views].map((view) => view.vmid)];
+  }
+
+  get views(): readonly P2mView[] {
+    return [...this.#views];
+  }
+
+  /** The view in which a page leads to `mfn`; undefined when there is none. */
+  view(mfn: number): P2mView | undefined {
+    for (const view of this.#views) if (view.mfn === mfn) return view;
+    return undefined;
   }
 
   /** Whether `count` frames from `gfn` on lie in the domain's address space. */
@@ -167,19 +188,55 @@ export class P2m {
     });
   }
 
+  /**
+   * A view in which `gfn` leads to the device page `mfn`, and everything else is as here, now and after every change.
+   * Throws XenError EBUSY (no VMID is free), ENOMEM, EINVAL; nothing is left then.
+   */
+  openView(gfn: number, mfn: number, vmids: VmidPool): Op<P2mView> {
+    return withLock(this.lock, () => this.#openView(gfn, mfn, vmids));
+  }
+
+  /** The view goes, with its VMID. No stream walks it, and no SMMU has anything of it. */
+  closeView(view: P2mView, vmids: VmidPool): Op<void> {
+    return withLock(this.lock, () => this.#closeView(view, vmids));
+  }
+
+  *#openView(gfn: number, mfn: number, vmids: VmidPool): Op<P2mView> {
+    check(!this.#dead && this.inRange(gfn, 1), 'EINVAL', `gfn 0x${gfn.toString(16)}`);
+    const vmid = vmids.allocVmid();
+    let view: P2mView;
+    try {
+      view = new P2mView(this.#parts.frames, vmid, this.geometry, gfn, mfn);
+    } catch (error) {
+      vmids.freeVmid(vmid);
+      throw error;
+    }
+    yield* this.#parts.el2.batch(view.create(this.#root).map((w) => physWrite(w.pa, w.data)));
+    this.#views.add(view);
+    return view;
+  }
+
+  *#closeView(view: P2mView, vmids: VmidPool): Op<void> {
+    this.#views.delete(view);
+    yield* this.#parts.el2.batch(view.pieces.map((piece) => physFill(piece.pa, piece.sizeBytes, 0)));
+    view.free();
+    vmids.freeVmid(view.vmid);
+  }
+
   /** Unmaps everything and frees the tables, root included. The CPU port and every stream are off these tables. */
   *teardown(): Op<void> {
     yield* withLock(this.lock, () => this.#teardownLocked());
   }
 
   *#teardownLocked(): Op<void> {
+    assert(this.#views.size === 0, 'a view outlives the tables that it shares');
     const everything = 2 ** this.ipaBits / XEN_PAGE_SIZE;
     yield* this.#changeLocked((plan) => plan.set(this.#root, 0, everything, undefined, P2M.invalid));
     this.#dead = true;
     const bytes = this.#rootTables * XEN_PAGE_SIZE;
     yield* this.#parts.el2.batch([physFill(this.rootPa, bytes, 0), tlbiVmalls12e1is(this.vmid)]);
     this.#countFlush();
-    if (this.iommuFlush !== undefined) yield* this.iommuFlush();
+    if (this.iommuFlush !== undefined) yield* this.iommuFlush(this.vmids);
     this.#parts.frames.freeAligned(this.rootPa, bytes);
     this.#tablePages -= this.#rootTables;
   }
@@ -203,14 +260,15 @@ export class P2m {
       failed = error; // the copy has changed up to here: the machine follows before the caller hears of it
     }
     this.#entries += plan.frames;
-    const makes = plan.makes().map((w) => physWrite(w.pa, w.data));
-    if (plan.needsFlush) {
-      const breaks = plan.breaks().map((w) => physWrite(w.pa, w.data));
+    const followed = [...this.#views].map((view) => view.follow(this.#root));
+    const makes = [...plan.makes(), ...followed.flatMap((f) => f.makes)].map((w) => physWrite(w.pa, w.data));
+    const breaks = [...plan.breaks(), ...followed.flatMap((f) => f.breaks)].map((w) => physWrite(w.pa, w.data));
+    if (plan.needsFlush || breaks.length > 0) {
       const alone = this.iommuFlush === undefined;
       yield* el2.batch([...breaks, tlbiVmalls12e1is(this.vmid), ...(alone ? makes : [])]);
       this.#countFlush();
       if (this.iommuFlush !== undefined) {
-        yield* this.iommuFlush();
+        yield* this.iommuFlush(this.vmids);
         if (makes.length > 0) yield* el2.batch(makes);
       }
     } else if (makes.length > 0) yield* el2.batch(makes);

@@ -10,6 +10,7 @@ import type { Runtime } from '#shared/core/runtime.ts';
 import { busOf, formatSbdf, type Sbdf, segmentOf } from '#shared/ids/sbdf.ts';
 import { check, XenError } from '../error.ts';
 import type { HostIts } from '../host-gic/its.ts';
+import type { VmidPool } from '../mm/p2m-view.ts';
 import type { HostBridges, MappedId } from './host-bridge.ts';
 import { type AssignableDomain, assignToGuest, isGuest, releaseDevice } from './move.ts';
 import { PciDevice, type PciOwner } from './pci-device.ts';
@@ -23,6 +24,8 @@ export interface PciDevicesParts {
   readonly runtime: Pick<Runtime, 'trace'>;
   readonly bridges: HostBridges;
   readonly smmus: Smmus;
+  /** For views of a guest's tables. */
+  readonly vmids: VmidPool;
   readonly itses: readonly HostIts[];
   /** The hardware domain and DOMID_IO. */
   readonly hardwareDomain: PciOwner;
@@ -65,7 +68,7 @@ export class PciDevices {
 
   /**
    * XEN_DOMCTL_assign_device. `guestSbdf` is undefined when the toolstack chose none; `flags` are the call's.
-   * Throws XenError: EOPNOTSUPP, EINVAL, ENODEV, EBUSY, EBADF, EEXIST, ENOMEM, ERANGE, EIO, ETIMEDOUT.
+   * Throws XenError: EOPNOTSUPP, EINVAL, ENODEV, EBUSY, EBADF, EEXIST, ENOMEM, ENOSPC, ERANGE, EIO, ETIMEDOUT.
    */
   assign(target: AssignableDomain | PciOwner, sbdf: Sbdf, guestSbdf: Sbdf | undefined, flags: number): Op<void> {
     return withLock(this.#lock, () => this.#assign(target, sbdf, guestSbdf, flags));
@@ -126,6 +129,7 @@ export class PciDevices {
     if (stream !== undefined) yield* smmus.addStream(stream);
     const msi = bridges.msiOf(sbdf);
     const its = msi === undefined ? undefined : this.#p.itses.find((i) => i.phandle === msi.phandle);
+    if (msi !== undefined && its !== undefined) yield* its.prepareDevice(msi.id);
     const facts = {
       sbdf,
       stream,
@@ -142,7 +146,7 @@ export class PciDevices {
       throw new XenError('EBUSY', `${formatSbdf(sbdf)} has virtual functions`);
     }
     // Even a guest's device goes, and the guest is not told.
-    if (isGuest(device.owner)) yield* cutOff(device, device.owner, this.#p.smmus);
+    if (isGuest(device.owner)) yield* cutOff(device, device.owner, this.#p);
     device.dispose();
     this.#devices.delete(sbdf);
   }

@@ -9,11 +9,10 @@ import { type Op, Undo } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { check } from '../error.ts';
-import { mapDoorbell, unmapDoorbell } from './doorbell.ts';
+import { openDoorbell, unmapDoorbell } from './doorbell.ts';
 import type { PciDevice, PciOwner } from './pci-device.ts';
-import { cutOff, type PciGuest } from './quarantine.ts';
+import { cutOff, type PciGuest, type QuarantineParts } from './quarantine.ts';
 import { byVDeviceId, vDeviceIdOf } from './sbdf-map.ts';
-import type { Smmus } from './smmus.ts';
 
 /** A guest that a device can be assigned to. */
 export interface AssignableDomain extends PciGuest {
@@ -21,9 +20,8 @@ export interface AssignableDomain extends PciGuest {
   readonly config: { readonly iommu: boolean };
 }
 
-export interface AssignParts {
+export interface AssignParts extends QuarantineParts {
   readonly runtime: Pick<Runtime, 'trace'>;
-  readonly smmus: Smmus;
   readonly hardwareDomain: PciOwner;
   readonly domIo: PciOwner;
 }
@@ -34,7 +32,8 @@ export function isGuest(owner: AssignableDomain | PciOwner): owner is Assignable
 
 /**
  * Gives a device that no guest has to `guest`: its stream is translated by the guest's tables when it returns. Throws
- * XenError ENODEV (behind no SMMU), EEXIST, EINVAL (the guest began to die), ENOMEM, ERANGE, EIO, ETIMEDOUT.
+ * XenError ENODEV (behind no SMMU), EEXIST, EINVAL (the guest began to die), ENOMEM, ERANGE, EBUSY (no VMID is free),
+ * ENOSPC (its SMMU is full), EIO, ETIMEDOUT.
  */
 export function* assignToGuest(
   parts: AssignParts,
@@ -55,19 +54,18 @@ export function* assignToGuest(
   const undo = new Undo();
   try {
     if (device.msi !== undefined) {
-      const outcome = yield* mapDoorbell(guest.p2m, device.msi.its);
-      if (outcome === 'mapped') undo.push('doorbell', () => unmapDoorbell(guest.p2m));
-      if (outcome === 'of another ITS') {
-        runtime.trace('doorbell.other_its', { sbdf: formatSbdf(device.sbdf), domid: guest.domid });
-      }
+      const { view, mapped } = yield* openDoorbell(guest.p2m, device.msi.its, parts.vmids);
+      // A view is left by cutOff below.
+      device.view = view;
+      if (mapped) undo.push('doorbell', () => unmapDoorbell(guest.p2m));
     }
     // It is the guest's before it translates for it, and its virtual ITS may have used it when a later step fails.
     device.moveTo(guest, guestSbdf);
     undo.push('owner', function* () {
-      yield* cutOff(device, guest, smmus);
+      yield* cutOff(device, guest, parts);
       device.moveTo(before.owner, before.guestSbdf);
     });
-    yield* smmus.attach(stream, guest.p2m);
+    yield* smmus.attach(stream, guest.p2m, device.view ?? guest.p2m);
   } catch (error) {
     yield* undo.run((step, failure) => {
       device.broken = true;
@@ -86,6 +84,6 @@ export function* releaseDevice(parts: AssignParts, device: PciDevice): Op<void> 
     device.moveTo(parts.hardwareDomain, undefined);
     return;
   }
-  yield* cutOff(device, owner, parts.smmus);
+  yield* cutOff(device, owner, parts);
   device.moveTo(device.quarantine ? parts.domIo : parts.hardwareDomain, undefined);
 }

@@ -7,6 +7,7 @@
 import { assert } from '#shared/core/assert.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import type { HostIts } from '../host-gic/its.ts';
+import type { P2mView } from '../mm/p2m-view.ts';
 import type { MappedId } from './host-bridge.ts';
 import type { GuestDevice } from './sbdf-map.ts';
 
@@ -34,6 +35,8 @@ export class PciDevice implements GuestDevice {
   /** Virtual functions of a physical one. */
   readonly vfs = new Set<PciDevice>();
   guestSbdf: Sbdf | undefined;
+  /** The view of its guest's tables that its DMA goes through; undefined for the tables themselves, and for nobody's. */
+  view: P2mView | undefined;
   /** It came through DOMID_IO, and returns there when a guest loses it. */
   quarantine = false;
   /** Something about it went wrong: no guest may have it. */

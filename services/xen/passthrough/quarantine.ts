@@ -6,7 +6,9 @@
  */
 import type { Op } from '#shared/core/op.ts';
 import type { P2m } from '../mm/p2m.ts';
+import type { VmidPool } from '../mm/p2m-view.ts';
 import type { VGic } from '../vgic/vgic.ts';
+import { leaveView } from './doorbell.ts';
 import type { PciDevice, PciOwner } from './pci-device.ts';
 import { vDeviceIdOf } from './sbdf-map.ts';
 import type { Smmus } from './smmus.ts';
@@ -17,9 +19,17 @@ export interface PciGuest extends PciOwner {
   readonly vgic: VGic | undefined;
 }
 
+export interface QuarantineParts {
+  readonly smmus: Smmus;
+  readonly vmids: VmidPool;
+}
+
 /** `device` belongs to `guest` and does so afterwards: the caller moves it. Throws XenError EIO, ETIMEDOUT. */
-export function* cutOff(device: PciDevice, guest: PciGuest, smmus: Smmus): Op<void> {
+export function* cutOff(device: PciDevice, guest: PciGuest, { smmus, vmids }: QuarantineParts): Op<void> {
   if (device.stream !== undefined) yield* smmus.detach(device.stream, guest.p2m);
+  const { view } = device;
+  device.view = undefined;
+  if (view !== undefined) yield* leaveView(guest.p2m, view, vmids);
   const { guestSbdf } = device;
   const vDeviceId = vDeviceIdOf(device);
   if (vDeviceId === undefined || guest.vgic === undefined) return;

@@ -36,6 +36,7 @@ import type { Counts } from '../counts.ts';
 import { type El2, physRead, physWrite, physWrite32, physWrite64, word } from '../el2.ts';
 import { XenError } from '../error.ts';
 import type { Frames } from '../mm/frames.ts';
+import type { SmmuRecord } from './smmu.ts';
 
 const POLL_NS = 1_000_000;
 /** Xen gives a CMD_SYNC one second. */
@@ -125,22 +126,20 @@ export class CommandQueue {
 }
 
 /** One record as `inspect` shows it. */
-export interface EventRecord extends SmmuEvent {
-  /** Name of the code. */
-  readonly type: string;
-  /** Counts the records of this SMMU from 1. */
-  readonly sequence: number;
+export interface EventRecord extends SmmuEvent, SmmuRecord {}
+
+export interface EventQueueParts extends QueueParts {
+  readonly nextSequence: () => number;
 }
 
 export class EventQueue {
-  readonly #p: QueueParts;
+  readonly #p: EventQueueParts;
   #pa = -1;
   #log2size = 0;
   #cons = 0;
   readonly #records: EventRecord[] = [];
-  #taken = 0;
 
-  constructor(parts: QueueParts) {
+  constructor(parts: EventQueueParts) {
     this.#p = parts;
   }
 
@@ -172,7 +171,7 @@ export class EventQueue {
       for (const words of yield* this.#read(queueUsed(prod, this.#cons, this.#log2size))) {
         for (let at = 0; at < words.length; at += EVENT_WORDS) {
           const event = decodeEvent(words, at);
-          const record = { type: eventName(event.code), sequence: ++this.#taken, ...event };
+          const record = { type: eventName(event.code), sequence: this.#p.nextSequence(), ...event };
           counts.add('smmuEvents', record.type);
           this.#records.push(record);
           each(record);

@@ -42,6 +42,7 @@ import type { Counts } from '../counts.ts';
 import { type El2, physFill, physWrite, physWrite32, physWrite64 } from '../el2.ts';
 import { check } from '../error.ts';
 import type { Frames } from '../mm/frames.ts';
+import { type SmmuDriver, SmmuError, type Stage2Tables } from './smmu.ts';
 import { CommandQueue, EventQueue, type EventRecord } from './smmu-queues.ts';
 
 const POLL_NS = 1_000_000;
@@ -50,19 +51,6 @@ const POLLS_MAX = 1000;
 const SPLIT = 8;
 const QUEUE_LOG2SIZE_MAX = 8;
 const DW = 8;
-
-/** The SMMU lacks what Xen needs, or does not do what the architecture says: Xen cannot start. */
-export class SmmuError extends Error {
-  override name = 'SmmuError';
-}
-
-/** The stage-2 tables of a domain as a stream table entry names them (mm/p2m.ts). */
-export interface Stage2Tables {
-  readonly vmid: number;
-  readonly rootPa: number;
-  readonly ipaBits: number;
-  readonly geometry: { readonly t0sz: number; readonly sl0: number; readonly ps: number };
-}
 
 export interface SmmuV3Options {
   readonly el2: El2;
@@ -77,9 +65,10 @@ export interface SmmuV3Options {
   readonly eventqIsEdge: boolean;
   /** Routes an SPI to a handler (HostGic.onSpi). */
   readonly onSpi: (intid: number, isEdge: boolean, handler: () => Op<void>) => Op<void>;
+  readonly nextSequence: () => number;
 }
 
-export class SmmuV3Driver {
+export class SmmuV3Driver implements SmmuDriver {
   readonly name: string;
   readonly phandle: number;
   readonly #o: SmmuV3Options;

@@ -87,7 +87,7 @@ export class XenRig {
   readonly domains = new Domains();
   readonly el2 = new El2();
   readonly runtime = new Runtime({ idBase: 0 });
-  readonly hardware = createHardwareCore(readBoard('examples/boards/qemu-virt.yaml'), { idBase: 0 });
+  readonly hardware: ReturnType<typeof createHardwareCore>;
   readonly xen: Booted;
   /** INTIDs that domains took, by domain id. */
   readonly taken = new Map<number, number[]>();
@@ -96,7 +96,8 @@ export class XenRig {
   readonly #replies = new Map<number, Envelope>();
   #nextId = 1;
 
-  constructor() {
+  constructor(board = 'examples/boards/qemu-virt.yaml') {
+    this.hardware = createHardwareCore(readBoard(board), { idBase: 0 });
     const side = new XenSide(this);
     this.runtime.attach(side);
     this.#take('hardware', this.hardware.start(0));
@@ -188,6 +189,8 @@ export class XenRig {
     const write = (pa: number, data: Uint8Array): void => this.run(this.el2.write(pa, data));
     write(PORT + PCI_BRIDGE.PRIMARY_BUS, le(0x01_0100));
     write(PORT + PCI_BRIDGE.MEMORY_BASE, le(0x1010_1000));
+    // Closed: zero in both would be a window on the first MiB.
+    write(PORT + PCI_BRIDGE.PREF_MEMORY_BASE, le(0x0000_fff0));
     write(PORT + PCI.COMMAND, le(PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER, 2));
     write(FUNCTION + PCI.BASE_ADDRESS_0, le(BAR0));
     write(FUNCTION + PCI.BASE_ADDRESS_0 + 12, le(BAR3));
