@@ -21,4 +21,8 @@ export const LIMITS = {
   answersKept: 256,
   /** Requests a peer may have running here at once; what comes beyond is refused. */
   requestsRunning: 256,
+  /** A PCI function that stays silent after a reset: it is told of after this (Linux PCI_RESET_WAIT), */
+  pciReadySlowNs: 1000 * MS,
+  /** and given up when the next wait would be longer than this (Linux PCIE_RESET_READY_POLL_MS). */
+  pciReadyMaxNs: 60_000 * MS,
 } as const;

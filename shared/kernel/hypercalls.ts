@@ -215,8 +215,11 @@ export class Hypercalls {
     yield* this.#do('PHYSDEVOP_pci_host_bridge_add', HYPERCALL.physdev_op, PHYSDEVOP.pci_host_bridge_add, arg);
   }
 
-  *pci_device_add(s: Sbdf): Op<void> {
-    const arg = physdev_pci_device_add.encode({ seg: segmentOf(s), bus: busOf(s), devfn: devfnOf(s) });
+  /** `physfn` is given for a virtual function: the physical one, on the same segment. `flags` are XEN_PCI_DEV. */
+  *pci_device_add(s: Sbdf, flags = 0, physfn: Sbdf = 0): Op<void> {
+    const of = { seg: segmentOf(s), bus: busOf(s), devfn: devfnOf(s) };
+    const virtfn = { flags, physfn_bus: busOf(physfn), physfn_devfn: devfnOf(physfn) };
+    const arg = physdev_pci_device_add.encode({ ...of, ...virtfn });
     yield* this.#do('PHYSDEVOP_pci_device_add', HYPERCALL.physdev_op, PHYSDEVOP.pci_device_add, arg);
   }
 

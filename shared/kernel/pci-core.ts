@@ -1,9 +1,17 @@
 /**
  * What every kernel does with configuration space, over any way to reach it: find functions and capabilities, size
- * BARs (PCIe 5.0, "Base Address Registers"; Linux drivers/pci/probe.c).
- * Not modelled: ARI; a kernel here looks at eight functions of a device.
+ * BARs, wait for a function that is not ready (PCIe 5.0, "Base Address Registers", "Configuration Request Retry
+ * Status", "Alternative Routing-ID Interpretation"; Linux drivers/pci/probe.c, drivers/pci/pci.c pci_dev_wait).
+ * Not modelled: ARI function groups and MFVC; only the chain of functions is followed.
  */
-import { PCI_CAP_ID, PCI_CAPS_MAX, PCI_EXT_CAP_BASE, PCI_EXT_CAPS_MAX } from '#shared/arch/pci/capability.ts';
+import {
+  PCI_ARI,
+  PCI_CAP_ID,
+  PCI_CAPS_MAX,
+  PCI_EXT_CAP_BASE,
+  PCI_EXT_CAP_ID,
+  PCI_EXT_CAPS_MAX,
+} from '#shared/arch/pci/capability.ts';
 import {
   PCI,
   PCI_BAR,
@@ -15,7 +23,8 @@ import {
   PCI_VENDOR_ABSENT,
   PCI_VENDOR_NOT_READY,
 } from '#shared/arch/pci/header.ts';
-import type { Op } from '#shared/core/op.ts';
+import { LIMITS } from '#shared/core/limits.ts';
+import { type Op, sleep } from '#shared/core/op.ts';
 import { sbdf as makeSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 
 /** Configuration accesses of 1, 2 or 4 aligned bytes. An absent function reads as all ones. */
@@ -32,6 +41,8 @@ export interface FoundFunction {
   readonly classCode: number;
   /** Without the multifunction bit: 0 endpoint, 1 bridge. */
   readonly headerType: number;
+  /** One of several functions of a device. */
+  readonly multifunction: boolean;
 }
 
 export interface BarInfo {
@@ -81,9 +92,16 @@ export function* readBars(access: ConfigAccess, sbdf: Sbdf): Op<BarInfo[]> {
   const command = yield* access.read(sbdf, PCI.COMMAND, 2);
   const decoding = command & (PCI_COMMAND.IO | PCI_COMMAND.MEMORY);
   if (decoding !== 0) yield* access.write(sbdf, PCI.COMMAND, 2, command & ~decoding);
+  const bars = yield* sizeBars(access, sbdf, PCI.BASE_ADDRESS_0, count);
+  if (decoding !== 0) yield* access.write(sbdf, PCI.COMMAND, 2, command);
+  return bars;
+}
+
+/** As `readBars`, for `count` BAR registers at offset `base`, VF BARs too; what they decode must be switched off. */
+export function* sizeBars(access: ConfigAccess, sbdf: Sbdf, base: number, count: number): Op<BarInfo[]> {
   const bars: BarInfo[] = [];
   for (let index = 0; index < count; index++) {
-    const offset = PCI.BASE_ADDRESS_0 + index * 4;
+    const offset = base + index * 4;
     const { before, sizing } = yield* sizeRegister(access, sbdf, offset);
     if (sizing === 0) continue;
     if ((sizing & PCI_BAR.SPACE_IO) !== 0) {
@@ -107,34 +125,102 @@ export function* readBars(access: ConfigAccess, sbdf: Sbdf): Op<BarInfo[]> {
     const sizeBytes = (~high.sizing >>> 0) * 2 ** 32 + (~lowMask >>> 0) + 1;
     bars.push({ index: index - 1, kind: 'mem64', prefetchable, address: high.before * 2 ** 32 + low, sizeBytes });
   }
-  if (decoding !== 0) yield* access.write(sbdf, PCI.COMMAND, 2, command);
   return bars;
 }
 
-/** The functions on one bus: 32 slots, and functions 1 to 7 where function 0 says that there are more. */
-export function* scanBus(access: ConfigAccess, segment: number, bus: number): Op<FoundFunction[]> {
+/** What a port says of the bus below it. */
+export interface Link {
+  /** Only device 0 can be there. */
+  readonly oneDevice: boolean;
+  /**
+   * Called once, with function 0 of device 0: whether the functions of that device have 8-bit numbers, which the port
+   * then lets through.
+   */
+  readonly forwardsAri: (function0: Sbdf) => Op<boolean>;
+}
+
+/**
+ * The functions on one bus: 32 slots, and functions 1 to 7 where function 0 says that there are more; below a `link`
+ * that forwards ARI the functions that the chain of Next Function Numbers names. A function that answers with Request
+ * Retry Status is waited for.
+ */
+export function* scanBus(access: ConfigAccess, segment: number, bus: number, link?: Link): Op<FoundFunction[]> {
   const found: FoundFunction[] = [];
-  for (let slot = 0; slot < 32; slot++) {
-    for (let fn = 0; fn < 8; fn++) {
-      const sbdf = makeSbdf(segment, bus, slot, fn);
-      const ids = yield* access.read(sbdf, PCI.VENDOR_ID, 4);
-      const vendorId = ids & 0xffff;
-      const present = vendorId !== PCI_VENDOR_ABSENT && vendorId !== PCI_VENDOR_NOT_READY && vendorId !== 0;
-      if (!present && fn === 0) break;
-      if (!present) continue;
-      const headerType = yield* access.read(sbdf, PCI.HEADER_TYPE, 1);
-      const classCode = yield* access.read(sbdf, PCI.CLASS_DEVICE, 2);
-      found.push({
-        sbdf,
-        vendorId,
-        deviceId: ids >>> 16,
-        classCode,
-        headerType: headerType & PCI_HEADER_TYPE.MASK,
-      });
-      if (fn === 0 && (headerType & PCI_HEADER_TYPE.MULTIFUNCTION) === 0) break;
+  for (let slot = 0; slot < (link?.oneDevice === true ? 1 : 32); slot++) {
+    const first = yield* probeFunction(access, makeSbdf(segment, bus, slot, 0));
+    if (first === undefined) continue;
+    found.push(first);
+    if (slot === 0 && link !== undefined && (yield* link.forwardsAri(first.sbdf))) {
+      yield* followAri(access, first, found);
+      continue;
+    }
+    for (let fn = 1; fn < 8 && first.multifunction; fn++) {
+      const next = yield* probeFunction(access, makeSbdf(segment, bus, slot, fn));
+      if (next !== undefined) found.push({ ...next, multifunction: true });
     }
   }
   return found;
+}
+
+/** PCIe 5.0, "ARI Capability Register": each function names the next one, a larger number, and the last one 0. */
+function* followAri(access: ConfigAccess, first: FoundFunction, found: FoundFunction[]): Op<void> {
+  for (let at = first.sbdf; ; ) {
+    const ari = yield* findExtendedCapability(access, at, PCI_EXT_CAP_ID.ARI);
+    if (ari === 0) return;
+    const next = (yield* access.read(at, ari + PCI_ARI.CAP, 2)) >>> PCI_ARI.NEXT_FUNCTION_SHIFT;
+    if (next <= (at & 0xff)) return; // the end, or a chain that does not rise
+    at = first.sbdf + next;
+    const fn = yield* probeFunction(access, at);
+    if (fn !== undefined) found.push({ ...fn, multifunction: true });
+  }
+}
+
+function* probeFunction(access: ConfigAccess, sbdf: Sbdf): Op<FoundFunction | undefined> {
+  let ids = yield* access.read(sbdf, PCI.VENDOR_ID, 4);
+  if ((ids & 0xffff) === PCI_VENDOR_NOT_READY) {
+    yield* waitUntilReady(access, sbdf);
+    ids = yield* access.read(sbdf, PCI.VENDOR_ID, 4);
+  }
+  const vendorId = ids & 0xffff;
+  if (vendorId === PCI_VENDOR_ABSENT || vendorId === PCI_VENDOR_NOT_READY || vendorId === 0) return undefined;
+  const headerType = yield* access.read(sbdf, PCI.HEADER_TYPE, 1);
+  const classCode = yield* access.read(sbdf, PCI.CLASS_DEVICE, 2);
+  return {
+    sbdf,
+    vendorId,
+    deviceId: ids >>> 16,
+    classCode,
+    headerType: headerType & PCI_HEADER_TYPE.MASK,
+    multifunction: (headerType & PCI_HEADER_TYPE.MULTIFUNCTION) !== 0,
+  };
+}
+
+/**
+ * Waits for a function that says Request Retry Status, or nothing at all, to answer: 1 ms, then twice as long each
+ * time, until one wait would be longer than LIMITS.pciReadyMaxNs. `onSlow` is called once, when it takes longer than
+ * LIMITS.pciReadySlowNs. Gives the nanoseconds waited, and whether it answers now. `probeAt` is what is read: the
+ * vendor id, or for a virtual function, which has none, the command register.
+ */
+export function* waitUntilReady(
+  access: ConfigAccess,
+  sbdf: Sbdf,
+  onSlow: () => void = () => {},
+  probeAt: typeof PCI.VENDOR_ID | typeof PCI.COMMAND = PCI.VENDOR_ID,
+): Op<{ readonly ready: boolean; readonly waitedNs: number }> {
+  let waitedNs = 0;
+  let slow = false;
+  for (let ns = 1e6; ; ns *= 2) {
+    const word = yield* access.read(sbdf, probeAt, 2);
+    const silent = word === PCI_VENDOR_ABSENT || (probeAt === PCI.VENDOR_ID && word === PCI_VENDOR_NOT_READY);
+    if (!silent) return { ready: true, waitedNs };
+    if (ns > LIMITS.pciReadyMaxNs) return { ready: false, waitedNs };
+    if (ns > LIMITS.pciReadySlowNs && !slow) {
+      slow = true;
+      onSlow();
+    }
+    yield* sleep(ns);
+    waitedNs += ns;
+  }
 }
 
 function* sizeRegister(access: ConfigAccess, sbdf: Sbdf, offset: number): Op<{ before: number; sizing: number }> {

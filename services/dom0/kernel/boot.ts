@@ -16,9 +16,11 @@ import type { CpuBus } from '#shared/kernel/cpu-bus.ts';
 import { EventChannels } from '#shared/kernel/event-channels.ts';
 import type { Hypercalls } from '#shared/kernel/hypercalls.ts';
 import type { XenstoreClient } from '#shared/kernel/xenstore-client.ts';
+import { sharingOf } from './acs.ts';
 import { EcamAccess } from './config-access.ts';
 import { Drivers, pcieport } from './drivers.ts';
-import { enumerate, type PciFunction, reportFunctions } from './enumerate.ts';
+import { enumerate, reportFunctions } from './enumerate.ts';
+import type { PciFunction } from './function.ts';
 import { findHostBridges, type HostBridge, reportHostBridges } from './host-bridge.ts';
 import { Sysfs } from './sysfs.ts';
 
@@ -97,6 +99,16 @@ export function* bootKernel(machine: Machine, dtbIpa: number, onEvents: (events:
   }
   for (const f of functions.values()) {
     if (f.headerType === 1) yield* drivers.bind('pcieport', f.sbdf);
+  }
+  for (const f of functions.values()) {
+    const sharing = f.headerType === 0 ? sharingOf(functions, f) : undefined;
+    if (sharing === undefined) continue;
+    const { missingAt, peers } = sharing;
+    trace('dom0.pci.not_isolated', {
+      sbdf: formatSbdf(f.sbdf),
+      missingAt: formatSbdf(missingAt),
+      peers: peers.map(formatSbdf),
+    });
   }
   trace('dom0.enumerated', { functions: [...functions.keys()].map(formatSbdf) });
   const sysfs = new Sysfs(functions, drivers);

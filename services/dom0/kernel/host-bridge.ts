@@ -1,21 +1,23 @@
 /**
  * The PCI host bridges of dom0's device tree, and their binding to segments (T3): dom0 tells Xen which segment number it
  * gave to the bridge with which configuration window, before it reports any function.
- * Not modelled: bridges other than `pci-host-ecam-generic`; what is behind them does not exist for dom0.
+ * Not modelled: bridges that shared/fdt/pci-host.ts has no driver for; what is behind them does not exist for dom0.
  */
 import type { Op } from '#shared/core/op.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 import { busRange, type PciRange, pciRanges } from '#shared/fdt/pci-bindings.ts';
+import { PCI_HOST_BUS_SHIFT, pciHostDriver, pciHostNodes } from '#shared/fdt/pci-host.ts';
 import type { Hypercalls } from '#shared/kernel/hypercalls.ts';
-
-/** Bytes of ECAM for one bus. */
-const ECAM_BUS_BYTES = 0x10_0000;
 
 export interface HostBridge {
   readonly path: string;
   readonly segment: number;
   /** The configuration window; its first byte belongs to bus `firstBus`. */
   readonly ecam: FdtRegion;
+  /** Where the bus number stands in a configuration address; device and function stand 8 bits lower. */
+  readonly busShift: number;
+  /** Registers of a ThunderX PEM: they configure what is on `firstBus`, where the window shows nothing. */
+  readonly pem: number | undefined;
   readonly firstBus: number;
   readonly lastBus: number;
   readonly ranges: readonly PciRange[];
@@ -24,9 +26,11 @@ export interface HostBridge {
 /** Every usable host bridge, in the order of the tree. A bridge without `linux,pci-domain` gets the next free segment. */
 export function findHostBridges(tree: FdtNode): HostBridge[] {
   const bridges: HostBridge[] = [];
-  for (const node of tree.compatibleNodes('pci-host-ecam-generic')) {
-    const ecam = node.regions()[0];
-    if (ecam === undefined) continue;
+  for (const node of pciHostNodes(tree)) {
+    const driver = pciHostDriver(node);
+    const [ecam, registers] = node.regions();
+    if (driver === undefined || ecam === undefined) continue;
+    const busShift = PCI_HOST_BUS_SHIFT[driver];
     const { first, last } = busRange(node);
     let segment = node.u32('linux,pci-domain');
     if (segment === undefined) for (segment = 0; bridges.some((b) => b.segment === segment); segment++);
@@ -34,8 +38,10 @@ export function findHostBridges(tree: FdtNode): HostBridge[] {
       path: node.path,
       segment,
       ecam,
+      busShift,
+      pem: driver === 'thunder-pem' ? registers?.address : undefined,
       firstBus: first,
-      lastBus: Math.min(last, first + Math.floor(ecam.sizeBytes / ECAM_BUS_BYTES) - 1),
+      lastBus: Math.min(last, first + Math.floor(ecam.sizeBytes / 2 ** busShift) - 1),
       ranges: pciRanges(node),
     });
   }

@@ -4,7 +4,7 @@
  */
 import type { Sbdf } from '#shared/ids/sbdf.ts';
 import type { Drivers } from './drivers.ts';
-import type { PciFunction } from './enumerate.ts';
+import type { PciFunction } from './function.ts';
 
 /** Flags in the third column of `resource` (Linux include/linux/ioport.h). */
 export const IORESOURCE = { IO: 0x100, MEM: 0x200, PREFETCH: 0x2000, MEM_64: 0x10_0000 } as const;

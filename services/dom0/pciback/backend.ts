@@ -285,10 +285,17 @@ class PciBackend {
       }
       try {
         const { guestSbdf, bars } = yield* readBarNodes(this.#kernel.store, this.#path, index);
+        const isVirtfn = stub.fn.physfn !== undefined;
         const taken = [...this.#exported].map(([s, e]) => ({ sbdf: s, vdevfn: e.vdevfn }));
-        const vdevfn = chooseVdevfn(taken, sbdf, guestSbdf === undefined ? undefined : devfnOf(guestSbdf));
+        const vdevfn = chooseVdevfn(taken, sbdf, guestSbdf === undefined ? undefined : devfnOf(guestSbdf), isVirtfn);
         if (vdevfn === undefined) throw new Fatal(ERRNO.ENOMEM, 'No more space on root virtual PCI bus');
-        const config = yield* VirtualConfig.open(this.#kernel.access, sbdf, stub.fn.configBytes, bars);
+        const config = yield* VirtualConfig.open(
+          this.#kernel.access,
+          sbdf,
+          stub.fn.configBytes,
+          bars,
+          isVirtfn ? stub.fn : undefined,
+        );
         this.#exported.set(sbdf, { stub, vdevfn, config });
       } catch (error) {
         yield* this.#pool.put(stub);

@@ -5,6 +5,8 @@
  * sizes it, and any other write ends that; no value is stored, so a guest cannot move one (T16).
  * A guest of ours has an ITS and sets up its message interrupts itself (T9): ENABLE and MASKALL of MSI-X, and ENABLE, the
  * vector count, address, data and mask of MSI, pass to the hardware, where Linux keeps them from a guest. Not both at once.
+ * A virtual function's ids, which read as ones in hardware, are those that its physical function gives; MEMORY of its
+ * command register is only remembered, as it has none.
  * Deviates: MEMORY of the command register reaches the hardware both ways; Linux leaves decoding on.
  * Not modelled: I/O BARs and the expansion ROM, which read 0. INTx: the interrupt line reads 0 and INTX_DISABLE is only
  * remembered. VPD writes and permissive mode: such writes are dropped.
@@ -26,6 +28,12 @@ export interface VirtualBar {
   readonly sizeBytes: number;
   readonly wide: boolean;
   readonly prefetchable: boolean;
+}
+
+/** The vendor and device id that a guest reads. */
+export interface VirtualIds {
+  readonly vendorId: number;
+  readonly deviceId: number;
 }
 
 interface Field {
@@ -59,9 +67,19 @@ export class VirtualConfig {
     this.#configBytes = configBytes;
   }
 
-  /** Reads the capability list once and lays the fields over it. */
-  static *open(access: ConfigAccess, sbdf: Sbdf, configBytes: number, bars: readonly VirtualBar[]): Op<VirtualConfig> {
+  /** Reads the capability list once and lays the fields over it. `ids` of a virtual function. */
+  static *open(
+    access: ConfigAccess,
+    sbdf: Sbdf,
+    configBytes: number,
+    bars: readonly VirtualBar[],
+    ids?: VirtualIds,
+  ): Op<VirtualConfig> {
     const config = new VirtualConfig(access, sbdf, configBytes);
+    if (ids !== undefined) {
+      config.#fields.push({ offset: PCI.VENDOR_ID, size: 2, read: () => ids.vendorId });
+      config.#fields.push({ offset: PCI.DEVICE_ID, size: 2, read: () => ids.deviceId });
+    }
     config.#addHeader(bars);
     yield* config.#addCapabilities();
     return config;

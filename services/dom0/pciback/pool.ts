@@ -1,7 +1,8 @@
 /**
  * The functions that pciback holds for guests (Linux drivers/xen/xen-pciback/pci_stub.c): seized from dom0, lent to one
  * guest at a time, cleaned when they are seized and when they come back.
- * Deviates: bridges are refused; Linux takes them. PHYSDEVOP_prepare_msix is x86 only.
+ * Deviates: bridges are refused; Linux takes them. So is a physical function whose virtual functions exist, which the
+ * reset would take away. PHYSDEVOP_prepare_msix is x86 only.
  */
 import { assert } from '#shared/core/assert.ts';
 import type { Op } from '#shared/core/op.ts';
@@ -9,7 +10,7 @@ import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { Changes } from '#shared/kernel/xenstore-client.ts';
 import type { Kernel } from '../kernel/boot.ts';
 import type { Driver } from '../kernel/drivers.ts';
-import type { PciFunction } from '../kernel/enumerate.ts';
+import { type PciFunction, virtualFunctionsOf } from '../kernel/function.ts';
 import { type ConfigSnapshot, cleanFunction, type ResetKind, saveConfig } from './reset.ts';
 
 export interface Stub {
@@ -17,6 +18,8 @@ export interface Stub {
   readonly pristine: ConfigSnapshot;
   /** The guest that it is exported to, or -1. */
   holder: number;
+  /** It answered after its last reset. */
+  ready: boolean;
 }
 
 export class Pool implements Driver {
@@ -34,9 +37,11 @@ export class Pool implements Driver {
     const fn = this.#kernel.functions.get(sbdf);
     if (fn === undefined) throw new Error(`no function ${formatSbdf(sbdf)}`);
     if (fn.headerType !== 0) throw new Error(`${formatSbdf(sbdf)} is a bridge`);
+    const vfs = virtualFunctionsOf(this.#kernel.functions.values(), sbdf);
+    if (vfs.length > 0) throw new Error(`${formatSbdf(sbdf)} has ${vfs.length} virtual functions`);
     const pristine = yield* saveConfig(this.#kernel.access, fn);
-    yield* cleanFunction(this.#kernel, fn, pristine);
-    this.#stubs.set(sbdf, { fn, pristine, holder: -1 });
+    const { ready } = yield* cleanFunction(this.#kernel, fn, pristine);
+    this.#stubs.set(sbdf, { fn, pristine, holder: -1, ready });
   }
 
   /** Gives a function back to dom0. It must not be exported. */
@@ -44,7 +49,7 @@ export class Pool implements Driver {
     const stub = this.#stubs.get(sbdf);
     if (stub === undefined) return;
     if (stub.holder >= 0) throw new Error(`${formatSbdf(sbdf)} is exported to domain ${stub.holder}`);
-    yield* cleanFunction(this.#kernel, stub.fn, stub.pristine);
+    yield* this.#clean(stub);
     this.#stubs.delete(sbdf);
   }
 
@@ -59,7 +64,7 @@ export class Pool implements Driver {
   /** Takes a function back from its guest and cleans it. Only then may another have it. */
   *put(stub: Stub): Op<void> {
     assert(stub.holder >= 0, () => `${formatSbdf(stub.fn.sbdf)} is not lent`);
-    yield* cleanFunction(this.#kernel, stub.fn, stub.pristine);
+    yield* this.#clean(stub);
     stub.holder = -1;
     this.#changes.note();
   }
@@ -68,7 +73,18 @@ export class Pool implements Driver {
   *reset(sbdf: Sbdf): Op<ResetKind> {
     const stub = this.#stubs.get(sbdf);
     if (stub === undefined) throw new Error(`${formatSbdf(sbdf)} is not held by pciback`);
-    return yield* cleanFunction(this.#kernel, stub.fn, stub.pristine);
+    return yield* this.#clean(stub);
+  }
+
+  /** Whether a function that pciback holds came out of its last reset. */
+  isReady(sbdf: Sbdf): boolean {
+    return this.#stubs.get(sbdf)?.ready ?? false;
+  }
+
+  *#clean(stub: Stub): Op<ResetKind> {
+    const { kind, ready } = yield* cleanFunction(this.#kernel, stub.fn, stub.pristine, stub.ready);
+    stub.ready = ready;
+    return kind;
   }
 
   holderOf(sbdf: Sbdf): number {

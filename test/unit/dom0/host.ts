@@ -6,6 +6,7 @@ import { assert } from 'vitest';
 import type { Envelope } from '#gen/bus.ts';
 import type { DomainConfig, PciSpec, ToolstackReply } from '#gen/toolstack.ts';
 import { readBoard } from '#shared/board/board-file.ts';
+import type { BoardDescription } from '#shared/board/description.ts';
 import { type Body, type BodyCase, body, type Core, type Effect, type Payload, type Peer } from '#shared/core/core.ts';
 import { parseSbdf } from '#shared/ids/sbdf.ts';
 import { createDom0Core } from '../../../services/dom0/core.ts';
@@ -40,8 +41,10 @@ export class Host {
   #nextId = 1;
   readonly #answers = new Map<number, Envelope>();
 
-  constructor(board = 'examples/boards/qemu-virt.yaml') {
-    this.add('hardware', createHardwareCore(readBoard(board), { idBase: 0 }));
+  /** A board file, or what one says. */
+  constructor(board: string | BoardDescription = 'examples/boards/qemu-virt.yaml') {
+    const description = typeof board === 'string' ? readBoard(board) : board;
+    this.add('hardware', createHardwareCore(description, { idBase: 0 }));
     this.add('xenstored', createXenstoredCore({ idBase: 0 }));
     this.add('d0', createDom0Core({ idBase: 0 }));
     this.add('xen', createXenCore({ idBase: 0 }));

@@ -61,6 +61,10 @@ describe('virtual slots', () => {
     assert.equal(chooseVdevfn([at('01:00.0', 2 << 3)], parseSbdf('01:00.1')!), (2 << 3) | 1);
   });
 
+  test('a virtual function is function 0 of a slot of its own, beside others of its device', () => {
+    assert.equal(chooseVdevfn([at('01:10.0', 0)], parseSbdf('01:10.2')!, undefined, true), 1 << 3);
+  });
+
   test('a slot that was asked for is taken as it is, or refused', () => {
     assert.equal(chooseVdevfn([], parseSbdf('01:00.1')!, 8 << 3), 8 << 3);
     assert.isUndefined(chooseVdevfn([at('01:00.0', 8 << 3)], parseSbdf('02:00.0')!, 8 << 3));

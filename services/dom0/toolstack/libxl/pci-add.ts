@@ -128,7 +128,8 @@ function* addOne(ctx: Libxl, log: Log, guest: Guest, spec: PciSpec, s: Sbdf, wan
     yield* ctx.pool.reset(s);
 
     const taken = [...guest.devices.values()];
-    const vdevfn = chooseVdevfn(taken, s, wanted);
+    const isVirtfn = ctx.kernel.functions.get(s)?.physfn !== undefined;
+    const vdevfn = chooseVdevfn(taken, s, wanted, isVirtfn);
     if (vdevfn === undefined) {
       const why =
         wanted === undefined ? 'no free slot on the virtual bus' : `v-slot ${(wanted >>> 3).toString(16)} is in use`;

@@ -7,6 +7,7 @@ import { XEN_DOMCTL_DEV_RDM_RELAXED } from '#shared/abi/domctl.ts';
 import { DOMID_IO } from '#shared/abi/hypercall.ts';
 import type { Op } from '#shared/core/op.ts';
 import { formatSbdf, parseSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
+import { sharingOf } from '../../kernel/acs.ts';
 import { type Libxl, LibxlFailed, type Log, RC } from './context.ts';
 import { pciInfoPath } from './xenstore-layout.ts';
 
@@ -66,6 +67,7 @@ export function* pciAssignableAdd(ctx: Libxl, log: Log, s: Sbdf, name: string, r
       throw new LibxlFailed(RC.FAIL);
     }
   }
+  warn(ctx, log, s);
   // What a guest has is not dom0's to quarantine again.
   const held = (yield* store.readOrUndefined(`${pciInfoPath(s)}/domid`)) !== undefined;
   try {
@@ -79,6 +81,18 @@ export function* pciAssignableAdd(ctx: Libxl, log: Log, s: Sbdf, name: string, r
   // The directory that claims of it will stand in; it stays until pci-assignable-remove.
   yield* store.mkdir(pciInfoPath(s));
   if (name !== '') yield* store.write(`${pciInfoPath(s)}/name`, name);
+}
+
+/** What whoever gives it to a guest should know; none of it keeps it from being assignable. */
+function warn({ kernel, pool }: Libxl, log: Log, s: Sbdf): void {
+  const bdf = formatSbdf(s);
+  if (!pool.isReady(s)) log.warning(`${bdf} did not come out of its reset`);
+  const fn = kernel.functions.get(s);
+  const sharing = fn === undefined ? undefined : sharingOf(kernel.functions, fn);
+  if (sharing === undefined) return;
+  const peers = sharing.peers.map(formatSbdf).join(', ');
+  const missing = `no ACS at ${formatSbdf(sharing.missingAt)}`;
+  log.warning(`${bdf} is not isolated from ${peers}: ${missing}; DMA between them need not pass the SMMU`);
 }
 
 function* giveBack(ctx: Libxl, s: Sbdf, driver: string): Op<void> {
