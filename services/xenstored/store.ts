@@ -1,9 +1,10 @@
 /**
  * The tree: nodes by absolute path, each with the generation of its last change. Nodes are replaced, never changed,
- * so that a transaction may keep what it saw. A node is file and directory at once.
- * Not modelled: a store that outlives the process; a restarted daemon starts with the initial tree.
+ * so that a transaction may keep what it saw. A node is file and directory at once. What a request costs does not
+ * depend on how many nodes there are, nor on how many children one has.
  */
 
+import { type Children, NO_CHILDREN } from './children.ts';
 import { basenameOf, childOf, parentOf } from './path.ts';
 import type { Perm } from './permissions.ts';
 
@@ -12,7 +13,7 @@ export interface Node {
   /** At least one: the owner's. */
   readonly perms: readonly Perm[];
   /** Names, in the order of creation. */
-  readonly children: readonly string[];
+  readonly children: Children;
   readonly generation: number;
 }
 
@@ -26,7 +27,12 @@ export interface Tree {
   delete(path: string): void;
   /** Nodes owned by a domain. */
   owned(domid: number): number;
+  /** Bytes that they take: names, values, permissions, lists of children. */
+  memory(domid: number): number;
 }
+
+/** Hears of every change of the tree: the node that is there now, and the one before. */
+export type ChangeListener = (path: string, node: Node | undefined, old: Node | undefined) => void;
 
 const NOTHING = new Uint8Array(0);
 /** struct node_hdr and struct xs_permissions of xenstored. */
@@ -35,43 +41,98 @@ const PERM_BYTES = 8;
 
 /** What the node size quota counts. */
 export function nodeBytes(node: NodeContent): number {
-  const names = node.children.reduce((bytes, name) => bytes + name.length + 1, 0);
-  return NODE_HEADER_BYTES + node.perms.length * PERM_BYTES + node.value.length + names;
+  return NODE_HEADER_BYTES + node.perms.length * PERM_BYTES + node.value.length + node.children.bytes;
+}
+
+/** What a domain has in the tree. */
+interface Account {
+  nodes: number;
+  bytes: number;
+  /** Nodes that name it in their permissions, as owner or not; not kept for dom0, which never goes. */
+  readonly named: Set<string>;
 }
 
 export class Store implements Tree {
+  /** The highest generation among the nodes that were looked at since it was last set. */
+  seen = 0;
+  onChange: ChangeListener | undefined;
   readonly #nodes = new Map<string, Node>();
-  readonly #owned = new Map<number, number>();
+  readonly #accounts = new Map<number, Account>();
   #generation = 0;
 
   /** The nodes that the daemon itself makes (setup_structure() of xenstored), all of dom0 and closed to others. */
   constructor() {
     const perms: readonly Perm[] = [{ domid: 0, read: false, write: false }];
-    this.put('/', { value: NOTHING, perms, children: ['tool'] });
-    this.put('/tool', { value: NOTHING, perms, children: ['xenstored'] });
-    this.put('/tool/xenstored', { value: NOTHING, perms, children: [] });
-    this.put('@releaseDomain', { value: NOTHING, perms, children: [] });
-    this.put('@introduceDomain', { value: NOTHING, perms, children: [] });
+    this.put('/', { value: NOTHING, perms, children: NO_CHILDREN.with('tool') });
+    this.put('/tool', { value: NOTHING, perms, children: NO_CHILDREN.with('xenstored') });
+    this.put('/tool/xenstored', { value: NOTHING, perms, children: NO_CHILDREN });
+    this.put('@releaseDomain', { value: NOTHING, perms, children: NO_CHILDREN });
+    this.put('@introduceDomain', { value: NOTHING, perms, children: NO_CHILDREN });
   }
 
   get(path: string): Node | undefined {
-    return this.#nodes.get(path);
+    const node = this.#nodes.get(path);
+    if (node !== undefined && node.generation > this.seen) this.seen = node.generation;
+    return node;
   }
 
-  put(path: string, node: NodeContent): void {
-    this.#count(this.#nodes.get(path), -1);
-    const stored: Node = { ...node, generation: this.nextGeneration() };
-    this.#nodes.set(path, stored);
-    this.#count(stored, 1);
+  put(path: string, { value, perms, children }: NodeContent): void {
+    this.set(path, { value, perms, children, generation: ++this.#generation });
   }
 
   delete(path: string): void {
-    this.#count(this.#nodes.get(path), -1);
+    const old = this.#nodes.get(path);
+    if (old === undefined) return;
     this.#nodes.delete(path);
+    this.#unname(path, old);
+    const account = this.#account(old.perms[0]!.domid);
+    account.nodes--;
+    account.bytes -= path.length + nodeBytes(old);
+    // What is not there has no generation; the list that it left will have a later one.
+    this.onChange?.(path, undefined, old);
+  }
+
+  /** Stores a node with its generation, as it comes back from a journal. */
+  set(path: string, node: Node): void {
+    const old = this.#nodes.get(path);
+    this.#nodes.set(path, node);
+    if (node.generation > this.#generation) this.#generation = node.generation;
+    const account = this.#account(node.perms[0]!.domid);
+    if (old === undefined) {
+      account.nodes++;
+      account.bytes += path.length + nodeBytes(node);
+      this.#name(path, node);
+    } else {
+      const before = this.#account(old.perms[0]!.domid);
+      before.nodes--;
+      before.bytes -= path.length + nodeBytes(old);
+      account.nodes++;
+      account.bytes += path.length + nodeBytes(node);
+      if (node.perms !== old.perms) {
+        this.#unname(path, old);
+        this.#name(path, node);
+      }
+    }
+    this.onChange?.(path, node, old);
+    node.children.forgetOrigin();
   }
 
   owned(domid: number): number {
-    return this.#owned.get(domid) ?? 0;
+    return this.#accounts.get(domid)?.nodes ?? 0;
+  }
+
+  memory(domid: number): number {
+    return this.#accounts.get(domid)?.bytes ?? 0;
+  }
+
+  /** The paths of nodes whose permissions name the domain, which is not dom0; sorted, so those above come first. */
+  naming(domid: number): string[] {
+    return [...(this.#accounts.get(domid)?.named ?? [])].sort();
+  }
+
+  /** The last generation that was given out. */
+  get generation(): number {
+    return this.#generation;
   }
 
   /** Every change has a generation of its own, those inside transactions too. */
@@ -79,31 +140,63 @@ export class Store implements Tree {
     return ++this.#generation;
   }
 
+  /** No generation up to this one is given out again. */
+  passGeneration(generation: number): void {
+    this.#generation = Math.max(this.#generation, generation);
+  }
+
+  /** Also those that come while it is gone through; in an order of their own. */
   entries(): IterableIterator<[string, Node]> {
     return this.#nodes.entries();
+  }
+
+  get size(): number {
+    return this.#nodes.size;
+  }
+
+  /** Leaves nothing, not even the nodes of the daemon itself. */
+  clear(): void {
+    this.#nodes.clear();
+    this.#accounts.clear();
   }
 
   /** What is wrong with the tree, one line each: nothing, unless the daemon has a fault. */
   check(): string[] {
     const wrong: string[] = [];
+    const counted = new Map<number, number>();
     for (const [path, node] of this.#nodes) {
       for (const name of node.children) {
         if (!this.#nodes.has(childOf(path, name))) wrong.push(`${path} lists ${name}, which is absent`);
       }
-      if (new Set(node.children).size !== node.children.length) wrong.push(`${path} lists a child twice`);
-      const listed = path === '/' || path.startsWith('@') || this.#lists(parentOf(path), basenameOf(path));
+      const listed =
+        path === '/' ||
+        path.startsWith('@') ||
+        this.#nodes.get(parentOf(path))?.children.has(basenameOf(path)) === true;
       if (!listed) wrong.push(`${path} is not listed in its parent`);
+      const { domid } = node.perms[0]!;
+      counted.set(domid, (counted.get(domid) ?? 0) + 1);
+    }
+    for (const [domid, { nodes }] of this.#accounts) {
+      if (nodes !== (counted.get(domid) ?? 0)) wrong.push(`domain ${domid} has ${nodes} nodes in its account`);
     }
     return wrong;
   }
 
-  #lists(parent: string, name: string): boolean {
-    return this.#nodes.get(parent)?.children.includes(name) ?? false;
+  #account(domid: number): Account {
+    let account = this.#accounts.get(domid);
+    if (account === undefined) {
+      account = { nodes: 0, bytes: 0, named: new Set() };
+      this.#accounts.set(domid, account);
+    }
+    return account;
   }
 
-  #count(node: Node | undefined, change: number): void {
-    const domid = node?.perms[0]?.domid;
-    if (domid !== undefined) this.#owned.set(domid, this.owned(domid) + change);
+  #name(path: string, { perms }: Node): void {
+    for (const { domid } of perms) if (domid !== 0) this.#account(domid).named.add(path);
+  }
+
+  #unname(path: string, { perms }: Node): void {
+    for (const { domid } of perms) if (domid !== 0) this.#account(domid).named.delete(path);
   }
 }
 
@@ -131,6 +224,5 @@ export function removeSubtree(tree: Tree, top: string, onRemoved: (path: string,
   }
   const parent = tree.get(parentOf(top));
   if (parent === undefined) return;
-  const name = basenameOf(top);
-  tree.put(parentOf(top), { ...parent, children: parent.children.filter((child) => child !== name) });
+  tree.put(parentOf(top), { ...parent, children: parent.children.without(basenameOf(top)) });
 }
