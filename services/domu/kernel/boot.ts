@@ -2,7 +2,7 @@
  * Boot of a guest kernel (xen/include/public/arch-arm.h, "AArch64 boot protocol": x0 is the device tree's IPA;
  * Linux arch/arm64/xen, drivers/xen/events, drivers/pci/xen-pcifront.c): reads its device tree, brings its parts up
  * in order, then waits for devices that xenstore announces (T11).
- * Not modelled: a kernel image, timers, a console; the store is spoken to directly and not through its ring page.
+ * Not modelled: a kernel image, timers, a console.
  */
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { type Op, Refused } from '#shared/core/op.ts';
@@ -15,7 +15,10 @@ import { GrantTable } from '#shared/kernel/grants.ts';
 import { Hypercalls } from '#shared/kernel/hypercalls.ts';
 import type { ItsDriver } from '#shared/kernel/its-driver.ts';
 import { XenstoreClient } from '#shared/kernel/xenstore-client.ts';
+import type { XenstoreRing } from '#shared/kernel/xenstore-ring.ts';
 import { dmaProbeDriver } from '../drivers/dma-probe.ts';
+import { nicDriver } from '../drivers/nic.ts';
+import { nvmeDriver } from '../drivers/nvme.ts';
 import { IrqDomain } from '../its/irq-domain.ts';
 import { PciFrontend } from '../pcifront/frontend.ts';
 import { GuestBus } from '../pcifront/hotplug.ts';
@@ -24,6 +27,7 @@ import { type GicRegions, GuestGic } from './gic.ts';
 import { Interrupts } from './interrupts.ts';
 import { startIts } from './its.ts';
 import { Pages, type RamRange } from './pages.ts';
+import { asksForStoreRing, startStoreRing } from './store-ring.ts';
 import { keepWatchdog, startWatchdog } from './watchdog.ts';
 
 /** Before the device tree is read: what every kernel has. */
@@ -46,6 +50,8 @@ export interface Kernel extends KernelBase {
   readonly requests: PciifRequests;
   readonly bus: GuestBus;
   readonly frontend: PciFrontend;
+  /** The way to the store, when it is not the bus. */
+  readonly storeRing: XenstoreRing | undefined;
 }
 
 /** The device tree does not describe a machine that this kernel runs on. */
@@ -66,6 +72,7 @@ interface MachineDescription {
   readonly grantRegion: RamRange;
   /** INTID of the event channel upcall. */
   readonly upcallIntid: number;
+  readonly commandLine: string;
 }
 
 export function kernelBase(runtime: Runtime): KernelBase {
@@ -109,13 +116,14 @@ export function* boot(base: KernelBase, dtbIpa: number): Op<Kernel> {
   runtime.spawn('watchdog', keepWatchdog(hypercalls, watchdog, late));
 
   const requests = new PciifRequests(cpu, events, runtime, (text) => trace('pcifront', { text }));
-  const bus = new GuestBus({ config: requests, cpu, irqDomain, trace }, [dmaProbeDriver]);
+  const bus = new GuestBus({ config: requests, cpu, irqDomain, pages, trace }, [dmaProbeDriver, nicDriver, nvmeDriver]);
+  const storeRing = asksForStoreRing(machine.commandLine) ? yield* startStoreRing(base, events) : undefined;
   const frontend = new PciFrontend({ store, pages, grants, events, requests, bus, trace });
   yield* store.resetWatches();
   yield* store.watch('device', 'xenbus:device', () => frontend.note());
   runtime.spawn('pcifront', frontend.run());
   trace('booted', { ram: machine.banks, its: machine.itsBase });
-  return { ...base, pages, gic, its, irqDomain, events, grants, requests, bus, frontend };
+  return { ...base, pages, gic, its, irqDomain, events, grants, requests, bus, frontend, storeRing };
 }
 
 function* readDeviceTree(cpu: CpuBus, ipa: number): Op<{ tree: FdtNode; sizeBytes: number }> {
@@ -150,6 +158,7 @@ function describe(tree: FdtNode): MachineDescription {
     itsBase: its.address,
     grantRegion: { base: grant.address, sizeBytes: grant.sizeBytes },
     upcallIntid: 16 + number,
+    commandLine: tree.child('chosen')?.string('bootargs') ?? '',
   };
 }
 

@@ -92,6 +92,8 @@ export class GrantTable {
     check(!this.#destroyed && index < this.frameMax, 'EINVAL', `grant frame ${index} of ${this.frameMax}`);
     while (this.#shared.length <= index) {
       const mfn = this.#frames.allocPages(0);
+      // share_xen_page_with_guest: the toolstack maps it as foreign, to fill in the reserved entries.
+      this.#frames.assign(mfn, 1, this.#domain.domid);
       this.#shared.push(mfn);
       yield* this.#el2.batch([physFill(addressOf(mfn), XEN_PAGE_SIZE, 0)]);
     }
@@ -163,7 +165,7 @@ export class GrantTable {
     const frames = this.#shared.splice(0);
     if (frames.length === 0) return;
     yield* this.#el2.batch(frames.map((mfn) => physFill(addressOf(mfn), XEN_PAGE_SIZE, 0)));
-    for (const mfn of frames) this.#frames.freePages(mfn, 0);
+    for (const mfn of frames) if (this.#frames.putPage(mfn)) this.#frames.freePages(mfn, 0);
   }
 
   /** Checks an entry of this table for `mapper` and marks it in use. Returns the frame, with a reference taken. */

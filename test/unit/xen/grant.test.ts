@@ -89,6 +89,27 @@ describe('grants', () => {
     assert.equal(host.domain(0).grantMaps, 0);
   });
 
+  test('dom0 fills in entries of a table that its domain has not mapped yet, and holds on to a frame that it maps', () => {
+    const { host, domid } = granted();
+    const other = host.guest();
+    const scratch = GUEST_GNTTAB_BASE / 4096;
+    host.run(0, function* ({ hypercalls, cpu }) {
+      yield* hypercalls.add_to_physmap('grant_table', 0, scratch, other);
+      yield* hypercalls.map_foreign(other, [scratch], [AT / 4096]);
+      const entry = grant_entry_v1.encode({ flags: GTF.permit_access, domid: 0, frame: PAGE / 4096 });
+      yield* cpu.write(AT + grant_entry_v1.size, entry);
+      yield* hypercalls.remove_from_physmap(scratch, other);
+    });
+    host.run(other, ({ hypercalls }) => hypercalls.add_to_physmap('grant_table', 0, scratch));
+    const handle = host.run(0, ({ hypercalls }) => hypercalls.map_grant_ref(other, 1, AT + 4096, false));
+    host.run(0, ({ hypercalls }) => hypercalls.unmap_grant_ref(AT + 4096, handle));
+    host.destroy(other);
+    const { free } = host.xen().frames;
+    host.run(0, ({ hypercalls }) => hypercalls.remove_from_physmap(AT / 4096));
+    assert.isAbove(host.xen().frames.free, free);
+    assert.equal(host.domain(domid).grantsActive, 0);
+  });
+
   test('a mapper that ends gives the entry back to its owner', () => {
     const { host, domid } = granted();
     const mapper = host.guest();
