@@ -1,254 +1,237 @@
 /**
- * The store daemon: who is connected, which request is whose, and the delivery of watch events. A domain is known by
- * the name under which it speaks on the bus, which the broker vouches for; dom0 is connected from the start.
- * Events of one connection go out one at a time, the next when the last was acknowledged, so their order holds. An
- * unprivileged domain that leaves one unread for 20 s is not answered any more, as in current xenstored.
- * Not modelled: a tree that outlives the process; VIRQ_DOM_EXC, so a domain's end is known by RELEASE only.
+ * The store daemon as a service: who is connected over the bus, and what else reaches it. A domain is known by the name
+ * under which it speaks, which the broker vouches for; dom0 is connected from the start. Xen says when a domain has shut
+ * down or is gone, as it raises VIRQ_DOM_EXC for xenstored. With a journal the daemon comes back after its end as it was,
+ * and tells the domains that it has, so that they register their watches again; nothing is answered before.
+ * A domain has two ways here: packets that travel whole in messages of the bus, and its ring page (ring.ts).
  */
-import {
-  packPacket,
-  packStrings,
-  parsePacket,
-  textOf,
-  XENSTORE_PAYLOAD_MAX,
-  XS,
-  type XsErrorName,
-  type XsPacket,
-  XsProtocolError,
-  xsTypeName,
-} from '#shared/abi/xs-wire.ts';
+import { parsePacket, textOf, XsProtocolError } from '#shared/abi/xs-wire.ts';
 import { type Body, body, type Core, domidOf, type Peer, peerOf } from '#shared/core/core.ts';
-import { call, Indefinite, type Op, Refused } from '#shared/core/op.ts';
+import { inspectReply } from '#shared/core/inspect.ts';
+import { call, Indefinite, type Op, Refused, Signal, wait } from '#shared/core/op.ts';
 import { type Answer, Runtime, type RuntimeOptions, type Service } from '#shared/core/runtime.ts';
-import { Connection, type Watch } from './connection.ts';
-import { XsError } from './error.ts';
-import { formatPerm, isPrivileged } from './permissions.ts';
-import type { Daemon, RequestContext } from './request-context.ts';
-import { REQUESTS, type RequestKind } from './requests.ts';
-import { removeSubtree, Store } from './store.ts';
-import { type Change, initialPath, matchSpecialWatches, matchWatches } from './watch.ts';
+import { BusPort } from './bus-port.ts';
+import type { Connection } from './connection.ts';
+import { StoreDaemon } from './daemon.ts';
+import { DaemonState } from './daemon-state.ts';
+import { DomainRings } from './domain-rings.ts';
+import { Journal, type JournalLimits } from './journal.ts';
+import { formatPerm } from './permissions.ts';
+import { recover } from './recovery.ts';
 
-const EVENT_TIMEOUT_NS = 20e9;
+export interface XenstoredOptions extends RuntimeOptions {
+  /** The peer `disk` keeps a journal, and the store outlives the process. */
+  readonly durable?: boolean;
+  readonly journalLimits?: JournalLimits;
+}
 
-export class XenstoredService implements Service, Daemon {
-  readonly store = new Store();
-  readonly connections = new Map<number, Connection>();
-  readonly counts = { transactions: 0, conflicts: 0, watchEvents: 0 };
-  readonly #operations = new Map<string, number>();
-  readonly #errors = new Map<XsErrorName, number>();
+export class XenstoredService implements Service {
+  readonly daemon: StoreDaemon;
   readonly #runtime: Runtime;
+  /** The connection of each introduced domain over the bus. */
+  readonly #rings = new Map<number, Connection>();
+  readonly #journal: Journal | undefined;
+  #recovering: boolean;
+  readonly #recovered = new Signal<void>();
+  /** What was answered before the start, for requests that came again before all was recovered. */
+  readonly #answered = new Map<string, Body>();
+  /** Their store rings. */
+  readonly #pages: DomainRings;
+  /** Told of domains that come (true) and go. */
+  onDomain: ((domid: number, introduced: boolean) => void) | undefined;
 
-  constructor(runtime: Runtime) {
+  constructor(runtime: Runtime, durable: boolean, limits?: JournalLimits) {
     this.#runtime = runtime;
-    this.connections.set(0, new Connection(0));
+    this.#recovering = durable;
+    this.daemon = new StoreDaemon(runtime, {
+      connect: (domid, port) => this.#connect(domid, port),
+      reconnect: (domid, port) => this.#pages.open(domid, port),
+      released: (domid) => {
+        this.#rings.delete(domid);
+        this.#pages.release(domid);
+        runtime.forget(peerOf(domid));
+        this.onDomain?.(domid, false);
+      },
+    });
+    this.#pages = new DomainRings(runtime, this.daemon);
+    this.daemon.start();
+    if (!durable) return;
+    const journal = new Journal(runtime, this.daemon.store, new DaemonState(this.daemon), limits);
+    this.#journal = journal;
+    this.daemon.journal = journal;
+    this.daemon.delivery.show = (connection, run) => journal.show(connection, run);
   }
 
-  onRequest(from: Peer, message: Body): Answer {
-    if (message.$case === 'inspectRequest' && from === 'operator') return this.#inspectReply(message.value.path);
+  *boot(): Op<void> {
+    if (this.#journal === undefined) return;
+    const { daemon } = this;
+    const recovered = yield* recover(daemon.store);
+    const { offset, answers, records, tornBytes } = recovered;
+    new DaemonState(daemon).restore(recovered);
+    for (const [domid, id, packet] of answers) {
+      const reply = body('xenstoreReply', { packet });
+      this.#answered.set(`${peerOf(domid)} ${id}`, reply);
+      this.#runtime.remember(peerOf(domid), id, reply);
+    }
+    this.#journal.open(offset, answers);
+    this.#recovering = false;
+    this.#recovered.fire();
+    this.#answered.clear();
+    this.#runtime.trace('xenstored.recovered', { nodes: daemon.store.size, records, bytes: offset, tornBytes });
+    if (offset === 0) return;
+    for (const domid of this.#rings.keys()) this.#tellRestarted(peerOf(domid));
+  }
+
+  /** Resolves as an operation when requests are answered. */
+  *ready(): Op<void> {
+    while (this.#recovering) yield* wait(this.#recovered, Infinity);
+  }
+
+  endStep(): void {
+    this.#journal?.endStep();
+  }
+
+  onRequest(from: Peer, message: Body, id: number): Answer {
+    return this.#recovering ? this.#onceRecovered(from, message, id) : this.#onRequest(from, message, id);
+  }
+
+  #onRequest(from: Peer, message: Body, id: number): Answer {
+    if (message.$case === 'inspectRequest' && from === 'operator') {
+      return inspectReply('xenstored', this.#runtime.inspect(), message.value.path);
+    }
+    if (message.$case === 'domainExcRequest' && from === 'xen') {
+      const { domid, gone } = message.value;
+      if (gone) this.daemon.domainGone(domid);
+      else this.daemon.domainShutdown(domid);
+      return this.#onceShown(body('domainExcReply', {}));
+    }
+    if (message.$case === 'storeRingEvent' && from === 'd0') {
+      this.#pages.onEvent(message.value.port);
+      return body('storeRingEventReply', {});
+    }
     const domid = domidOf(from);
     if (message.$case !== 'xenstoreRequest' || domid < 0)
       throw new Refused(`xenstored does not take ${message.$case} of ${from}`);
-    const connection = this.connections.get(domid);
+    const connection = this.#rings.get(domid);
     if (connection === undefined) throw new Refused(`domain ${domid} is not introduced`);
     if (connection.ignored !== '') throw new Refused(`domain ${domid} is ignored: ${connection.ignored}`);
-    return body('xenstoreReply', { packet: this.#answer(connection, message.value.packet) });
-  }
-
-  introduce(domid: number): void {
-    const known = this.connections.get(domid);
-    if (known !== undefined) {
-      known.reset();
-      return;
-    }
-    this.connections.set(domid, new Connection(domid));
-    this.#fireSpecial('@introduceDomain', domid);
-  }
-
-  /** Ends a connection. What the domain owns goes, and its rights to other nodes; then @releaseDomain fires. */
-  release(connection: Connection): void {
-    const { domid } = connection;
-    connection.closed = true;
-    connection.reset();
-    this.connections.delete(domid);
-    this.#runtime.forget(peerOf(domid));
-    for (const other of this.connections.values()) {
-      if (other.targetDomid === domid) other.targetDomid = -1;
-      for (const transaction of other.transactions.values()) transaction.forgetDomain(domid);
-    }
-    this.#forgetDomain(domid);
-    this.#fireSpecial('@releaseDomain', domid);
-  }
-
-  fire(change: Change): void {
-    matchWatches(this.connections.values(), this.store, change, (connection, path, token) => {
-      this.#queue(connection, path, token);
-      this.#startDelivery(connection);
-    });
-  }
-
-  fireInitial(connection: Connection, watch: Watch): void {
-    this.#queue(connection, initialPath(watch), watch.token);
-    // The reply to WATCH goes first: it leaves when this request is done.
-    this.#runtime.at(this.#runtime.now, () => this.#startDelivery(connection));
-  }
-
-  print(text: string): void {
-    this.#runtime.trace('xenstored.print', text);
+    return this.#ask(connection, message.value.packet, id);
   }
 
   inspect(): object {
+    const { store, connections, counts } = this.daemon;
     const tree: Record<string, { value: string; perms: string }> = {};
     const special: Record<string, string> = {};
-    for (const [path, node] of this.store.entries()) {
+    for (const [path, node] of store.entries()) {
       const perms = node.perms.map(formatPerm).join(',');
       if (path.startsWith('@')) special[path] = perms;
       else tree[path] = { value: textOf(node.value), perms };
     }
-    const connections = [...this.connections.values()].map((connection) => ({
-      domid: connection.domid,
-      watches: connection.watches.length,
-      transactions: connection.transactions.size,
-      eventsWaiting: connection.eventsWaiting,
-      nodesOwned: this.store.owned(connection.domid),
-      ignored: connection.ignored,
-    }));
     return {
-      ready: true,
+      ready: !this.#recovering,
       tree,
       special,
-      connections,
-      counts: {
-        operations: Object.fromEntries(this.#operations),
-        errors: Object.fromEntries(this.#errors),
-        ...this.counts,
-      },
+      connections: [...connections].map((connection) => ({
+        domid: connection.domid,
+        watches: connection.watches.size,
+        transactions: connection.transactions.size,
+        eventsWaiting: connection.eventsWaiting,
+        nodesOwned: store.owned(connection.domid),
+        ignored: connection.ignored,
+      })),
+      counts,
+      rings: this.#pages.inspect(),
+      journal: this.#journal?.inspect() ?? {},
     };
   }
 
-  #answer(connection: Connection, bytes: Uint8Array): Uint8Array {
-    let packet: XsPacket;
-    try {
-      packet = parsePacket(bytes);
-    } catch (error) {
-      if (!(error instanceof XsProtocolError)) throw error;
-      this.#ignore(connection, error.message);
-      throw new Refused(`domain ${connection.domid} is ignored: ${error.message}`);
-    }
-    const { type, reqId, txId } = packet;
-    const name = xsTypeName(type);
-    this.#operations.set(name, (this.#operations.get(name) ?? 0) + 1);
-    try {
-      const payload = this.#run(connection, packet);
-      if (payload.length > XENSTORE_PAYLOAD_MAX) throw new XsError('E2BIG');
-      return packPacket(type, reqId, txId, payload);
-    } catch (error) {
-      if (!(error instanceof XsError)) throw error;
-      this.#errors.set(error.code, (this.#errors.get(error.code) ?? 0) + 1);
-      return packPacket(XS.ERROR, reqId, txId, packStrings(error.code));
-    }
+  *#onceRecovered(from: Peer, message: Body, id: number): Op<Body> {
+    yield* this.ready();
+    const answer = this.#answered.get(`${from} ${id}`) ?? this.#onRequest(from, message, id);
+    if (answer === undefined) throw new Refused(`${message.$case} has no answer`);
+    return '$case' in answer ? answer : yield* answer;
   }
 
-  #run(connection: Connection, packet: XsPacket): Uint8Array {
-    const kind = REQUESTS.get(packet.type);
-    if (kind === undefined) throw new XsError('ENOSYS');
-    if (kind.privileged && !isPrivileged(connection)) throw new XsError('EACCES');
-    return kind.run(this.#contextOf(connection, packet, kind));
-  }
-
-  #contextOf(connection: Connection, packet: XsPacket, kind: RequestKind): RequestContext {
-    const txId = kind.ignoresTransaction ? 0 : packet.txId;
-    const transaction = connection.transactions.get(txId);
-    if (txId !== 0 && transaction === undefined) throw new XsError('ENOENT');
-    return {
-      daemon: this,
-      connection,
-      payload: packet.payload,
-      transaction,
-      tree: transaction ?? this.store,
-      changed: (change) => {
-        if (transaction === undefined) this.fire(change);
-        else transaction.queueEvent(change.path, change.exact);
-      },
+  /** The answer, when what was changed for it is safe: nobody will ask again. */
+  #onceShown(answer: Body): Answer {
+    let shown = false;
+    const done = new Signal<void>();
+    this.daemon.delivery.show(undefined, () => {
+      shown = true;
+      done.fire();
+    });
+    if (shown) return answer;
+    const waitForIt = function* (): Op<Body> {
+      while (!shown) yield* wait(done, Infinity);
+      return answer;
     };
+    return waitForIt();
   }
 
-  /** Removes what a domain owned, with all below it, and its entries elsewhere: a later domain of that number has no claim to them. */
-  #forgetDomain(domid: number): void {
-    for (const [path, node] of [...this.store.entries()]) {
-      if (this.store.get(path) === undefined) continue; // went with a node above it
-      if (node.perms[0]!.domid === domid && path !== '/' && !path.startsWith('@')) {
-        removeSubtree(this.store, path, (removed, old) => {
-          this.fire({ path: removed, exact: removed !== path, node: old });
-        });
-      }
-    }
-    for (const [path, node] of [...this.store.entries()]) {
-      const perms = node.perms.filter((perm, i) => i === 0 || perm.domid !== domid);
-      if (perms.length !== node.perms.length) this.store.put(path, { ...node, perms });
-    }
-  }
-
-  #fireSpecial(name: '@introduceDomain' | '@releaseDomain', domid: number): void {
-    matchSpecialWatches(this.connections.values(), this.store, name, domid, (connection, path, token) => {
-      this.#queue(connection, path, token);
-      this.#startDelivery(connection);
+  /** A domain that does not hear of it within the usual time is dead, or has no use for it. */
+  #tellRestarted(peer: Peer): void {
+    this.#runtime.post(peer, body('hello', {}));
+    const told = call(peer, body('xenstoreRestarted', {}), 'xenstoreRestartedReply');
+    this.#runtime.spawn(`restarted for ${peer}`, told, undefined, (error) => {
+      if (!(error instanceof Refused || error instanceof Indefinite)) throw error;
     });
   }
 
-  #queue(connection: Connection, path: string, token: string): void {
-    if (connection.queueEvent(path, token)) this.counts.watchEvents++;
-  }
-
-  #startDelivery(connection: Connection): void {
-    if (connection.delivering || connection.closed || connection.eventsWaiting === 0) return;
-    connection.delivering = true;
-    this.#runtime.spawn(`events of d${connection.domid}`, this.#deliver(connection));
-  }
-
-  *#deliver(connection: Connection): Op<void> {
-    for (let packet = connection.takeEvent(); packet !== undefined; packet = connection.takeEvent()) {
-      yield* this.#deliverOne(connection, packet);
+  /** A reply that is there at once is the answer; one that has to wait is waited for. */
+  #ask(connection: Connection, bytes: Uint8Array, id: number): Answer {
+    let reply: Uint8Array | undefined;
+    let dropped = false;
+    const done = new Signal<void>();
+    const gone = (): Refused => new Refused(`domain ${connection.domid} is ignored: ${connection.ignored}`);
+    const onReply = (packet: Uint8Array): void => {
+      reply = packet;
+      done.fire();
+    };
+    const onDropped = (): void => {
+      dropped = true;
+      done.fire();
+    };
+    try {
+      this.daemon.submit(connection, parsePacket(bytes), onReply, onDropped, id);
+    } catch (error) {
+      if (!(error instanceof XsProtocolError)) throw error;
+      this.daemon.ignore(connection, error.message);
+      throw gone();
     }
-    connection.delivering = false;
-  }
-
-  *#deliverOne(connection: Connection, packet: Uint8Array): Op<void> {
-    const event = body('xenstoreWatchEvent', { packet });
-    for (;;) {
-      try {
-        yield* call(peerOf(connection.domid), event, 'xenstoreWatchEventReply', { deadlineNs: EVENT_TIMEOUT_NS });
-        return;
-      } catch (error) {
-        if (error instanceof Refused) return; // it has no use for it
-        if (!(error instanceof Indefinite)) throw error;
-        if (connection.closed) return;
-        // dom0 may be starting again: what it has not read waits for it.
-        if (isPrivileged(connection)) continue;
-        this.#ignore(connection, 'a watch event was not read within 20 s');
-        return;
+    if (reply !== undefined) return body('xenstoreReply', { packet: reply });
+    const waitForIt = function* (): Op<Body> {
+      while (reply === undefined) {
+        if (dropped) throw gone();
+        yield* wait(done, Infinity);
       }
-    }
+      return body('xenstoreReply', { packet: reply });
+    };
+    return waitForIt();
   }
 
-  #ignore(connection: Connection, why: string): void {
-    connection.ignored = why;
-    connection.reset();
-    this.#runtime.trace('xenstored.ignored', { domid: connection.domid, why });
-  }
-
-  #inspectReply(path: string): Body {
-    let at: unknown = this.#runtime.inspect();
-    for (const key of path === '' ? [] : path.split('.')) {
-      const known = typeof at === 'object' && at !== null && Object.hasOwn(at, key);
-      if (!known) return body('inspectReply', { json: '', error: `xenstored has no ${path}` });
-      at = (at as Record<string, unknown>)[key];
-    }
-    return body('inspectReply', { json: JSON.stringify(at), error: '' });
+  #connect(domid: number, ringPort: number): void {
+    const port = new BusPort(
+      this.#runtime,
+      domid,
+      () => this.daemon.resume(connection),
+      () => this.daemon.ignore(connection, 'a watch event was not read within 20 s'),
+    );
+    const connection = this.daemon.attach(domid, port);
+    connection.overBus = true;
+    this.#rings.set(domid, connection);
+    this.#pages.open(domid, ringPort);
+    this.onDomain?.(domid, true);
   }
 }
 
-export function createXenstoredCore(options: RuntimeOptions): Core {
+/** The service with what runs it, for whoever connects clients of its own. */
+export function createXenstored(options: XenstoredOptions): { runtime: Runtime; service: XenstoredService } {
   const runtime = new Runtime({ ...options, announceTo: ['d0'] });
-  runtime.attach(new XenstoredService(runtime));
-  return runtime;
+  const service = new XenstoredService(runtime, options.durable === true, options.journalLimits);
+  runtime.attach(service);
+  return { runtime, service };
+}
+
+export function createXenstoredCore(options: XenstoredOptions): Core {
+  return createXenstored(options).runtime;
 }

@@ -3,18 +3,22 @@
  * Each throws XsError for what it refuses, and gives the payload of its reply otherwise.
  */
 import { bytesOf, packStrings, stringsOf, textOf, XENSTORE_PAYLOAD_MAX } from '#shared/abi/xs-wire.ts';
+import { NO_CHILDREN } from './children.ts';
 import { XsError } from './error.ts';
 import { basenameOf, canonicalPath, parentOf, quotaLength } from './path.ts';
-import { type Access, accessOf, formatPerm, isPrivileged, type Perm, parsePerm } from './permissions.ts';
+import { type Access, accessOf, formatPerm, type Perm, parsePerm } from './permissions.ts';
 import { exceeds } from './quota.ts';
 import { integerOf, OK, oneString, type RequestContext } from './request-context.ts';
 import { type Node, type NodeContent, nodeBytes, removeSubtree } from './store.ts';
 
 type Right = keyof Access;
 
+const NOTHING = new Uint8Array(0);
+
 export function onDirectory(context: RequestContext): Uint8Array {
-  const { node } = find(context, oneString(context.payload), ['read']);
-  return packStrings(...node.children);
+  const { children } = find(context, oneString(context.payload), ['read']).node;
+  if (children.bytes > XENSTORE_PAYLOAD_MAX) throw new XsError('E2BIG');
+  return packStrings(...children);
 }
 
 /** The children from a byte offset into their list on, as many as fit; an empty name says that it was the last part. */
@@ -23,7 +27,7 @@ export function onDirectoryPart(context: RequestContext): Uint8Array {
   if (strings.length !== 2) throw new XsError('EINVAL');
   const { node } = find(context, strings[0]!, ['read']);
   const offset = integerOf(strings[1]!);
-  const list = textOf(packStrings(...node.children));
+  const list = [...node.children, ''].join('\0');
   const generation = `${node.generation}\0`;
   if (offset < 0 || offset >= list.length) return bytesOf(`${generation}\0`);
   const room = XENSTORE_PAYLOAD_MAX - generation.length - 1;
@@ -43,10 +47,11 @@ export function onRead(context: RequestContext): Uint8Array {
 export function onWrite(context: RequestContext): Uint8Array {
   const nul = context.payload.indexOf(0);
   if (nul < 0) throw new XsError('EINVAL');
-  const value = context.payload.slice(nul + 1);
+  // A copy: the payload is a view of what came from the client (and slice() of a Buffer is one as well).
+  const value = new Uint8Array(context.payload.subarray(nul + 1));
   const { path, node } = look(context, textOf(context.payload.subarray(0, nul)), ['write']);
   if (node === undefined) create(context, path, value);
-  else replace(context, path, { ...node, value });
+  else replace(context, path, node, { ...node, value });
   context.changed({ path, exact: false });
   return OK;
 }
@@ -54,7 +59,7 @@ export function onWrite(context: RequestContext): Uint8Array {
 export function onMkdir(context: RequestContext): Uint8Array {
   const { path, node } = look(context, oneString(context.payload), ['write']);
   if (node === undefined) {
-    create(context, path, new Uint8Array(0));
+    create(context, path, NOTHING);
     context.changed({ path, exact: false });
   }
   return OK;
@@ -88,15 +93,15 @@ export function onSetPerms(context: RequestContext): Uint8Array {
   const { connection } = context;
   const [name, ...texts] = stringsOf(context.payload);
   if (name === undefined || texts.length === 0) throw new XsError('EINVAL');
-  if (exceeds(connection, 'permissions', texts.length)) throw new XsError('ENOSPC');
+  if (exceeds(connection.domain, 'permissions', texts.length)) throw new XsError('ENOSPC');
   const perms = texts.map((text): Perm => {
     const perm = parsePerm(text);
     if (perm === undefined) throw new XsError('EINVAL');
     return perm;
   });
   const { path, node } = find(context, name, ['write', 'owner'], true);
-  if (!isPrivileged(connection) && perms[0]!.domid !== node.perms[0]!.domid) throw new XsError('EPERM');
-  replace(context, path, { ...node, perms });
+  if (!connection.domain.privileged && perms[0]!.domid !== node.perms[0]!.domid) throw new XsError('EPERM');
+  replace(context, path, node, { ...node, perms });
   context.changed({ path, exact: false, oldPerms: node.perms });
   return OK;
 }
@@ -104,7 +109,8 @@ export function onSetPerms(context: RequestContext): Uint8Array {
 /** The canonical form of a path. Throws EINVAL; the length that counts is the unprivileged domain's. */
 export function canonical(context: RequestContext, text: string, allowSpecial: boolean): string {
   const path = canonicalPath(text, context.connection.implicitPath, allowSpecial);
-  if (path === undefined || exceeds(context.connection, 'pathLength', quotaLength(path))) throw new XsError('EINVAL');
+  if (path === undefined || exceeds(context.connection.domain, 'pathLength', quotaLength(path)))
+    throw new XsError('EINVAL');
   return path;
 }
 
@@ -133,7 +139,7 @@ function look(
   const path = canonical(context, text, allowSpecial);
   const node = context.tree.get(path);
   if (node !== undefined) {
-    const access = accessOf(context.connection, node.perms);
+    const access = accessOf(context.connection.domain, node.perms);
     if (rights.every((right) => access[right])) return { path, node };
     throw new XsError('EACCES');
   }
@@ -143,15 +149,24 @@ function look(
     above = parentOf(above);
     nearest = context.tree.get(above);
   }
-  const access = accessOf(context.connection, nearest.perms);
+  const access = accessOf(context.connection.domain, nearest.perms);
   if (!rights.some((right) => access[right])) throw new XsError('EACCES');
   return { path, node: undefined };
 }
 
 /** Puts a changed node back, if it is not too big for the caller. */
-function replace(context: RequestContext, path: string, node: NodeContent): void {
-  if (exceeds(context.connection, 'nodeBytes', nodeBytes(node))) refuseInside(context);
+function replace(context: RequestContext, path: string, old: Node, node: NodeContent): void {
+  if (exceeds(context.connection.domain, 'nodeBytes', nodeBytes(node))) refuseInside(context, 'ENOSPC');
+  takeMemory(context, nodeBytes(node) - nodeBytes(old));
   context.tree.put(path, node);
+}
+
+/** Throws ENOMEM when the caller, who is the owner of most that it writes, would have too much memory. */
+function takeMemory(context: RequestContext, bytes: number): void {
+  const { tree } = context;
+  const { domain } = context.connection;
+  if (domain.privileged || bytes <= 0) return;
+  if (exceeds(domain, 'memory', tree.memory(domain.domid) + domain.bytes + bytes)) refuseInside(context, 'ENOMEM');
 }
 
 /**
@@ -171,29 +186,33 @@ function create(context: RequestContext, path: string, value: Uint8Array): void 
   if (transaction !== undefined) transaction.nodeCreated = true;
 
   const [owner, ...others] = parent.perms;
-  const perms = isPrivileged(connection) ? parent.perms : [{ ...owner!, domid: connection.domid }, ...others];
+  const perms = connection.domain.privileged ? parent.perms : [{ ...owner!, domid: connection.domid }, ...others];
   const created = missing.map((name, i): [string, NodeContent] => {
     const below = missing[i - 1];
-    if (below === undefined) return [name, { value, perms, children: [] }];
-    return [name, { value: new Uint8Array(0), perms, children: [basenameOf(below)] }];
+    if (below === undefined) return [name, { value, perms, children: NO_CHILDREN }];
+    return [name, { value: NOTHING, perms, children: NO_CHILDREN.with(basenameOf(below)) }];
   });
-  const parentNow: NodeContent = { ...parent, children: [...parent.children, basenameOf(missing.at(-1)!)] };
+  const parentNow: NodeContent = { ...parent, children: parent.children.with(basenameOf(missing.at(-1)!)) };
 
   // Bottom up, as xenstored writes them: a quota that bites half-way spoils a transaction.
   created.forEach(([, node], i) => {
-    if (exceeds(connection, 'nodes', tree.owned(connection.domid) + i + 1)) {
-      if (i > 0) refuseInside(context);
+    if (exceeds(connection.domain, 'nodes', tree.owned(connection.domid) + i + 1)) {
+      if (i > 0) refuseInside(context, 'ENOSPC');
       throw new XsError('ENOSPC');
     }
-    if (exceeds(connection, 'nodeBytes', nodeBytes(node))) refuseInside(context);
+    if (exceeds(connection.domain, 'nodeBytes', nodeBytes(node))) refuseInside(context, 'ENOSPC');
   });
-  if (exceeds(connection, 'nodeBytes', nodeBytes(parentNow))) refuseInside(context);
+  if (exceeds(connection.domain, 'nodeBytes', nodeBytes(parentNow))) refuseInside(context, 'ENOSPC');
+  takeMemory(
+    context,
+    created.reduce((bytes, [name, node]) => bytes + name.length + nodeBytes(node), 0),
+  );
   for (const [name, node] of created) tree.put(name, node);
   tree.put(top, parentNow);
 }
 
-/** ENOSPC for a write; a transaction in which one failed cannot be committed. */
-function refuseInside(context: RequestContext): never {
+/** A write is refused; a transaction in which one failed cannot be committed. */
+function refuseInside(context: RequestContext, code: 'ENOSPC' | 'ENOMEM'): never {
   if (context.transaction !== undefined) context.transaction.failed = true;
-  throw new XsError('ENOSPC');
+  throw new XsError(code);
 }

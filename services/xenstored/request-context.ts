@@ -1,6 +1,7 @@
 /** What a request works on, and how its arguments are cut. */
 import { packStrings, stringsOf } from '#shared/abi/xs-wire.ts';
 import type { Connection, Watch } from './connection.ts';
+import type { Domain, Domains } from './domain.ts';
 import { XsError } from './error.ts';
 import type { Store, Tree } from './store.ts';
 import type { Transaction } from './transaction.ts';
@@ -9,17 +10,34 @@ import type { Change } from './watch.ts';
 /** The daemon, as far as requests need it. */
 export interface Daemon {
   readonly store: Store;
-  /** By domain: those introduced, and dom0. */
-  readonly connections: ReadonlyMap<number, Connection>;
-  /** Opens a connection to a domain, or starts an open one anew. */
-  introduce(domid: number): void;
-  release(connection: Connection): void;
+  readonly domains: Domains;
+  /** Requests and events are traced (CONTROL log). */
+  logging: boolean;
+  /** The domain of that number, made when it was not known. */
+  domainOf(domid: number): Domain;
+  /** Opens the connection to a domain, or starts an open one anew. `port` is the one that it offers for its store ring. */
+  introduce(domid: number, port: number): void;
+  /** Ends all connections of a domain. */
+  release(domain: Domain): void;
+  /** Registers a watch, and tells it of itself after the reply. */
+  watch(connection: Connection, key: string, watch: Omit<Watch, 'connection' | 'seq'>): void;
+  /** Returns whether the connection had it. */
+  unwatch(connection: Connection, key: string): boolean;
+  openTransaction(connection: Connection): Transaction;
+  closeTransaction(connection: Connection, transaction: Transaction): void;
+  /** Drops the watches and transactions of a connection (RESET_WATCHES). Events that wait are still delivered. */
+  resetWatches(connection: Connection): void;
   /** Tells the watches of a change in the store. */
   fire(change: Change): void;
-  /** Tells a new watch of itself, after the reply. */
-  fireInitial(connection: Connection, watch: Watch): void;
+  /** One write more on the account of a domain, or one transaction that wrote. */
+  debitWrite(domain: Domain): void;
+  /** What is known of a domain has changed, beside its nodes. */
+  noteDomain(domid: number): void;
+  /** The limits that domains start with have changed. */
+  noteLimits(): void;
   print(text: string): void;
-  readonly counts: { transactions: number; conflicts: number };
+  /** A transaction met a conflict. */
+  conflict(): void;
 }
 
 export interface RequestContext {

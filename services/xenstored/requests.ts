@@ -1,12 +1,20 @@
-/**
- * The table of requests, and those about watches, transactions and domains (docs/misc/xenstore.txt; core.c, watch.c,
- * transaction.c, domain.c and control.c of xenstored).
- * Not modelled: GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA (ENOSYS); CONTROL but for check, print and help (EINVAL);
- * the shutdown state of a domain, since Xen does not tell the store: RESUME checks its argument and changes nothing, and
- * @releaseDomain fires on RELEASE only.
- */
+/** The table of requests, and those about watches and transactions (docs/misc/xenstore.txt; core.c, watch.c, transaction.c of xenstored). */
 import { packStrings, stringsOf, XS } from '#shared/abi/xs-wire.ts';
-import type { Connection, Watch } from './connection.ts';
+import { watchKey } from './connection.ts';
+import { onControl } from './control.ts';
+import {
+  hasWatchDepth,
+  onGetDomainPath,
+  onGetFeature,
+  onGetQuota,
+  onIntroduce,
+  onIsDomainIntroduced,
+  onRelease,
+  onResume,
+  onSetFeature,
+  onSetQuota,
+  onSetTarget,
+} from './domain-requests.ts';
 import { XsError } from './error.ts';
 import {
   canonical,
@@ -19,10 +27,8 @@ import {
   onSetPerms,
   onWrite,
 } from './node-requests.ts';
-import { domainPath } from './path.ts';
 import { exceeds } from './quota.ts';
-import { type Daemon, integerOf, OK, oneString, type RequestContext } from './request-context.ts';
-import { Transaction } from './transaction.ts';
+import { OK, oneString, type RequestContext } from './request-context.ts';
 
 export interface RequestKind {
   /** Gives the payload of the reply; throws XsError. */
@@ -31,11 +37,13 @@ export interface RequestKind {
   readonly privileged?: true;
   /** A transaction id in the header means nothing. */
   readonly ignoresTransaction?: true;
+  /** It shows or changes what is known of domains. */
+  readonly ofDomains?: true;
 }
 
 /** Requests by type. What is not here is ENOSYS. */
 export const REQUESTS: ReadonlyMap<number, RequestKind> = new Map<number, RequestKind>([
-  [XS.CONTROL, { run: onControl, privileged: true }],
+  [XS.CONTROL, { run: onControl, ofDomains: true, privileged: true }],
   [XS.DIRECTORY, { run: onDirectory }],
   [XS.READ, { run: onRead }],
   [XS.GET_PERMS, { run: onGetPerms }],
@@ -43,66 +51,59 @@ export const REQUESTS: ReadonlyMap<number, RequestKind> = new Map<number, Reques
   [XS.UNWATCH, { run: onUnwatch, ignoresTransaction: true }],
   [XS.TRANSACTION_START, { run: onTransactionStart }],
   [XS.TRANSACTION_END, { run: onTransactionEnd }],
-  [XS.INTRODUCE, { run: onIntroduce, privileged: true }],
-  [XS.RELEASE, { run: onRelease, privileged: true }],
+  [XS.INTRODUCE, { run: onIntroduce, ofDomains: true, privileged: true }],
+  [XS.RELEASE, { run: onRelease, ofDomains: true, privileged: true }],
   [XS.GET_DOMAIN_PATH, { run: onGetDomainPath }],
   [XS.WRITE, { run: onWrite }],
   [XS.MKDIR, { run: onMkdir }],
   [XS.RM, { run: onRm }],
   [XS.SET_PERMS, { run: onSetPerms }],
-  [XS.IS_DOMAIN_INTRODUCED, { run: onIsDomainIntroduced, privileged: true }],
-  [XS.RESUME, { run: onResume, privileged: true }],
-  [XS.SET_TARGET, { run: onSetTarget, privileged: true }],
+  [XS.IS_DOMAIN_INTRODUCED, { run: onIsDomainIntroduced, ofDomains: true, privileged: true }],
+  [XS.RESUME, { run: onResume, ofDomains: true, privileged: true }],
+  [XS.SET_TARGET, { run: onSetTarget, ofDomains: true, privileged: true }],
   [XS.RESET_WATCHES, { run: onResetWatches }],
   [XS.DIRECTORY_PART, { run: onDirectoryPart }],
+  [XS.GET_FEATURE, { run: onGetFeature, ofDomains: true }],
+  [XS.SET_FEATURE, { run: onSetFeature, ofDomains: true, privileged: true }],
+  [XS.GET_QUOTA, { run: onGetQuota, ofDomains: true, privileged: true }],
+  [XS.SET_QUOTA, { run: onSetQuota, ofDomains: true, privileged: true }],
 ]);
 
-/** The last domain id that a domain can have (DOMID_FIRST_RESERVED - 1). */
-const DOMID_MAX = 0x7fef;
-
 function onWatch(context: RequestContext): Uint8Array {
-  const { connection } = context;
+  const { connection, daemon } = context;
+  const { domain } = connection;
   const [text, token, depthText, ...more] = stringsOf(context.payload);
   if (text === undefined || token === undefined || more.length > 0) throw new XsError('EINVAL');
-  if (depthText !== undefined && !/^\d{1,9}$/.test(depthText)) throw new XsError('EINVAL');
+  if (depthText !== undefined && (!hasWatchDepth(domain) || !/^\d{1,9}$/.test(depthText))) throw new XsError('EINVAL');
   const path = canonical(context, text, true);
-  if (connection.watches.some((watch) => watch.path === path && watch.token === token)) throw new XsError('EEXIST');
-  if (exceeds(connection, 'watches', connection.watches.length + 1)) throw new XsError('E2BIG');
-  const watch: Watch = {
-    path,
-    token,
-    prefixLength: path.length - text.length,
-    depth: depthText === undefined ? Number.POSITIVE_INFINITY : Number(depthText),
-  };
-  connection.watches.push(watch);
-  context.daemon.fireInitial(connection, watch);
+  const key = watchKey(path, token);
+  if (connection.watches.has(key)) throw new XsError('EEXIST');
+  if (exceeds(domain, 'watches', domain.watches + 1)) throw new XsError('E2BIG');
+  const bytes = path.length + token.length + 2;
+  if (exceeds(domain, 'memory', daemon.store.memory(domain.domid) + domain.bytes + bytes)) throw new XsError('ENOMEM');
+  const depth = depthText === undefined ? Number.POSITIVE_INFINITY : Number(depthText);
+  daemon.watch(connection, key, { path, token, prefixLength: path.length - text.length, depth });
   return OK;
 }
 
 function onUnwatch(context: RequestContext): Uint8Array {
-  const { connection } = context;
   const [text, token, ...more] = stringsOf(context.payload);
   if (text === undefined || token === undefined || more.length > 0) throw new XsError('EINVAL');
   const path = canonical(context, text, true);
-  const at = connection.watches.findIndex((watch) => watch.path === path && watch.token === token);
-  if (at < 0) throw new XsError('ENOENT');
-  connection.watches.splice(at, 1);
+  if (!context.daemon.unwatch(context.connection, watchKey(path, token))) throw new XsError('ENOENT');
   return OK;
 }
 
-function onResetWatches(context: RequestContext): Uint8Array {
-  context.connection.resetWatches();
+function onResetWatches({ connection, daemon }: RequestContext): Uint8Array {
+  daemon.resetWatches(connection);
   return OK;
 }
 
 function onTransactionStart(context: RequestContext): Uint8Array {
   const { connection, daemon } = context;
   if (context.transaction !== undefined) throw new XsError('EBUSY');
-  if (exceeds(connection, 'transactions', connection.transactions.size + 1)) throw new XsError('ENOSPC');
-  const id = connection.newTransactionId();
-  connection.transactions.set(id, new Transaction(id, daemon.store, connection.domid));
-  daemon.counts.transactions++;
-  return packStrings(`${id}`);
+  if (exceeds(connection.domain, 'transactions', connection.domain.transactions + 1)) throw new XsError('ENOSPC');
+  return packStrings(`${daemon.openTransaction(connection).id}`);
 }
 
 /** Whatever becomes of it, the transaction is gone. */
@@ -111,79 +112,15 @@ function onTransactionEnd(context: RequestContext): Uint8Array {
   const how = oneString(context.payload);
   if (how !== 'T' && how !== 'F') throw new XsError('EINVAL');
   if (transaction === undefined) throw new XsError('ENOENT');
-  connection.transactions.delete(transaction.id);
+  daemon.closeTransaction(connection, transaction);
   if (how === 'F') return OK;
   try {
-    for (const change of transaction.commit()) daemon.fire(change);
+    const changes = transaction.commit(daemon.domains);
+    if (transaction.wrote) daemon.debitWrite(connection.domain);
+    for (const change of changes) daemon.fire(change);
   } catch (error) {
-    if (error instanceof XsError && error.code === 'EAGAIN') daemon.counts.conflicts++;
+    if (error instanceof XsError && error.code === 'EAGAIN') daemon.conflict();
     throw error;
   }
   return OK;
-}
-
-/** The page comes with the domain, so its frame number is not looked at; the port must be one. */
-function onIntroduce({ daemon, payload }: RequestContext): Uint8Array {
-  const [domidText, gfn, port] = stringsOf(payload);
-  if (domidText === undefined || gfn === undefined || port === undefined) throw new XsError('EINVAL');
-  const domid = integerOf(domidText);
-  if (integerOf(port) <= 0 || domid < 0 || domid > DOMID_MAX) throw new XsError('EINVAL');
-  daemon.introduce(domid);
-  return OK;
-}
-
-function onRelease({ daemon, payload }: RequestContext): Uint8Array {
-  daemon.release(guestIn(daemon, payload));
-  return OK;
-}
-
-function onResume({ daemon, payload }: RequestContext): Uint8Array {
-  guestIn(daemon, payload);
-  return OK;
-}
-
-function onGetDomainPath({ payload }: RequestContext): Uint8Array {
-  return packStrings(domainPath(integerOf(oneString(payload))));
-}
-
-function onIsDomainIntroduced({ daemon, payload }: RequestContext): Uint8Array {
-  return packStrings(daemon.connections.has(integerOf(oneString(payload))) ? 'T' : 'F');
-}
-
-function onSetTarget({ daemon, payload }: RequestContext): Uint8Array {
-  const [domid, target] = stringsOf(payload);
-  if (domid === undefined || target === undefined) throw new XsError('EINVAL');
-  const from = connected(daemon, integerOf(domid));
-  from.targetDomid = connected(daemon, integerOf(target)).domid;
-  return OK;
-}
-
-function onControl({ daemon, payload }: RequestContext): Uint8Array {
-  const [command, argument, ...more] = stringsOf(payload);
-  switch (command) {
-    case 'check':
-      for (const line of daemon.store.check()) daemon.print(line);
-      return OK;
-    case 'print':
-      if (argument === undefined || more.length > 0) throw new XsError('EINVAL');
-      daemon.print(argument);
-      return OK;
-    case 'help':
-      return packStrings('check\nhelp\nprint\t<string>');
-    default:
-      throw new XsError('EINVAL');
-  }
-}
-
-/** The connection of the domain that a payload names, not dom0's. */
-function guestIn(daemon: Daemon, payload: Uint8Array): Connection {
-  const domid = integerOf(oneString(payload));
-  if (domid === 0) throw new XsError('EINVAL');
-  return connected(daemon, domid);
-}
-
-function connected(daemon: Daemon, domid: number): Connection {
-  const connection = daemon.connections.get(domid);
-  if (connection === undefined) throw new XsError('ENOENT');
-  return connection;
 }

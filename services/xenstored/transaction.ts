@@ -3,10 +3,11 @@
  * read or written, present or absent, has changed since (transaction.c of current xenstored). A node's list of children
  * is part of the node, so two transactions that create different children of one node are in conflict.
  */
+import type { Domain, Domains } from './domain.ts';
 import { XsError } from './error.ts';
-import { isPrivileged, type Perm } from './permissions.ts';
-import { exceeds, QUOTA } from './quota.ts';
-import type { Node, NodeContent, Store, Tree } from './store.ts';
+import type { Perm } from './permissions.ts';
+import { exceeds } from './quota.ts';
+import { type Node, type NodeContent, nodeBytes, type Store, type Tree } from './store.ts';
 
 /** The generation of a node that is not there. */
 const NO_GENERATION = 0;
@@ -32,19 +33,28 @@ export interface CommittedChange {
 export class Transaction implements Tree {
   readonly id: number;
   readonly #store: Store;
-  readonly #domid: number;
+  readonly #domain: Domain;
   readonly #touched = new Map<string, Touched>();
   readonly #ownedChange = new Map<number, number>();
+  readonly #memoryChange = new Map<number, number>();
+  /** What the copies take, on the account of whose transaction it is. */
+  #bytes = 0;
   /** A node was created: the quota of nodes is checked at the commit. */
   nodeCreated = false;
   /** A request failed half-way: what is here is not whole and must not be committed. */
   failed = false;
   #outdated = false;
+  #wrote = false;
 
-  constructor(id: number, store: Store, domid: number) {
+  constructor(id: number, store: Store, domain: Domain) {
     this.id = id;
     this.#store = store;
-    this.#domid = domid;
+    this.#domain = domain;
+  }
+
+  /** Something was changed in it. */
+  get wrote(): boolean {
+    return this.#wrote;
   }
 
   /** Throws ENOSPC, and the transaction cannot be committed any more, when it touches too many nodes. */
@@ -54,21 +64,33 @@ export class Transaction implements Tree {
 
   put(path: string, node: NodeContent): void {
     const touched = this.#touch(path);
-    this.#count(touched.node, -1);
+    this.#count(path, touched, -1);
     touched.node = { ...node, generation: this.#store.nextGeneration() };
     touched.modified = true;
-    this.#count(touched.node, 1);
+    this.#wrote = true;
+    this.#count(path, touched, 1);
   }
 
   delete(path: string): void {
     const touched = this.#touch(path);
-    this.#count(touched.node, -1);
+    this.#count(path, touched, -1);
     touched.node = undefined;
     touched.modified = true;
+    this.#wrote = true;
   }
 
   owned(domid: number): number {
     return this.#store.owned(domid) + (this.#ownedChange.get(domid) ?? 0);
+  }
+
+  memory(domid: number): number {
+    return this.#store.memory(domid) + (this.#memoryChange.get(domid) ?? 0);
+  }
+
+  /** Its copies are of no further use. */
+  drop(): void {
+    this.#domain.transactionBytes -= this.#bytes;
+    this.#bytes = 0;
   }
 
   /** Remembers that watches are to be told of `path`, which was touched before. */
@@ -86,11 +108,11 @@ export class Transaction implements Tree {
   }
 
   /** Makes the changes visible and gives them in the order of their first touch. Throws ENOMEM, ENOSPC or EAGAIN: nothing changes then. */
-  commit(): CommittedChange[] {
+  commit(domains: Domains): CommittedChange[] {
     if (this.failed) throw new XsError('ENOMEM');
-    if (this.nodeCreated && !isPrivileged({ domid: this.#domid })) {
+    if (this.nodeCreated && !this.#domain.privileged) {
       for (const domid of this.#ownedChange.keys()) {
-        if (!isPrivileged({ domid }) && this.owned(domid) >= QUOTA.nodes) throw new XsError('ENOSPC');
+        if (domains.nodesExceed(domid, this.owned(domid))) throw new XsError('ENOSPC');
       }
     }
     if (this.#outdated) throw new XsError('EAGAIN');
@@ -110,7 +132,7 @@ export class Transaction implements Tree {
   #touch(path: string): Touched {
     let touched = this.#touched.get(path);
     if (touched === undefined) {
-      if (exceeds({ domid: this.#domid }, 'transactionNodes', this.#touched.size + 1)) {
+      if (exceeds(this.#domain, 'transactionNodes', this.#touched.size + 1)) {
         this.failed = true;
         throw new XsError('ENOSPC');
       }
@@ -118,12 +140,22 @@ export class Transaction implements Tree {
       const generation = node?.generation ?? NO_GENERATION;
       touched = { generation, perms: node?.perms, node, modified: false, event: 'none' };
       this.#touched.set(path, touched);
+      this.#take(path.length);
     }
     return touched;
   }
 
-  #count(node: Node | undefined, change: number): void {
-    const domid = node?.perms[0]?.domid;
-    if (domid !== undefined) this.#ownedChange.set(domid, (this.#ownedChange.get(domid) ?? 0) + change);
+  #count(path: string, { node, modified }: Touched, change: number): void {
+    if (node === undefined) return;
+    const { domid } = node.perms[0]!;
+    const bytes = change * (path.length + nodeBytes(node));
+    this.#ownedChange.set(domid, (this.#ownedChange.get(domid) ?? 0) + change);
+    this.#memoryChange.set(domid, (this.#memoryChange.get(domid) ?? 0) + bytes);
+    if (modified) this.#take(bytes);
+  }
+
+  #take(bytes: number): void {
+    this.#bytes += bytes;
+    this.#domain.transactionBytes += bytes;
   }
 }

@@ -1,5 +1,6 @@
 /**
  * Which watches hear of a change, and under which path (docs/misc/xenstore.txt, "Watches"; watch.c of xenstored).
+ * Watches are kept by path: what a change costs depends on the depth of its path and on those who hear of it.
  */
 import type { Connection, Watch } from './connection.ts';
 import { levelsBelow, parentOf } from './path.ts';
@@ -15,42 +16,64 @@ export interface Change {
   readonly oldPerms?: readonly Perm[] | undefined;
 }
 
-/** Calls `deliver` for each watch that is to hear of `change`, with the path that it is told. */
-export function matchWatches(
-  connections: Iterable<Connection>,
-  tree: Tree,
-  change: Change,
-  deliver: (connection: Connection, path: string, token: string) => void,
-): void {
-  for (const connection of connections) {
-    if (connection.watches.length === 0 || !isPermitted(connection, tree, change)) continue;
-    for (const watch of connection.watches) {
-      const levels = levelsBelow(change.path, watch.path);
-      if (change.exact ? levels !== 0 : levels < 0 || levels > watch.depth) continue;
-      deliver(connection, change.path.slice(watch.prefixLength), watch.token);
+/** Told of a watch that is to hear of something, with the path that it is told. */
+type Deliver = (watch: Watch, path: string) => void;
+
+export class Watches {
+  readonly #byPath = new Map<string, Set<Watch>>();
+
+  add(watch: Watch): void {
+    const there = this.#byPath.get(watch.path);
+    if (there === undefined) this.#byPath.set(watch.path, new Set([watch]));
+    else there.add(watch);
+  }
+
+  remove(watch: Watch): void {
+    const there = this.#byPath.get(watch.path);
+    there?.delete(watch);
+    if (there?.size === 0) this.#byPath.delete(watch.path);
+  }
+
+  /** Calls `deliver` for each watch that is to hear of `change`: those of one client in the order of their registration. */
+  match(tree: Tree, change: Change, deliver: Deliver): void {
+    const hearing: Watch[] = [];
+    this.#collect(change.path, change, hearing);
+    if (!change.exact && change.path.startsWith('/')) {
+      for (let above = change.path; above !== '/'; ) {
+        above = parentOf(above);
+        this.#collect(above, change, hearing);
+      }
+    }
+    if (hearing.length > 1) hearing.sort((a, b) => a.seq - b.seq);
+    const permitted = new Map<Connection, boolean>();
+    for (const watch of hearing) {
+      const { connection } = watch;
+      let may = permitted.get(connection);
+      if (may === undefined) {
+        may = isPermitted(connection, tree, change);
+        permitted.set(connection, may);
+      }
+      if (may) deliver(watch, change.path.slice(watch.prefixLength));
     }
   }
-}
 
-/**
- * Calls `deliver` for each watch on the special `name`, which happened to domain `domid`. A watch with a depth of at
- * least 1 is told the domain as well.
- */
-export function matchSpecialWatches(
-  connections: Iterable<Connection>,
-  tree: Tree,
-  name: '@introduceDomain' | '@releaseDomain',
-  domid: number,
-  deliver: (connection: Connection, path: string, token: string) => void,
-): void {
-  const node = tree.get(name);
-  for (const connection of connections) {
-    if (connection.watches.length === 0 || !isPermitted(connection, tree, { path: name, exact: true, node })) continue;
-    for (const watch of connection.watches) {
-      if (watch.path !== name) continue;
-      const told = watch.depth >= 1 && watch.depth !== Infinity ? `${name}/${domid}` : name;
-      deliver(connection, told, watch.token);
+  /**
+   * Calls `deliver` for each watch on the special `name`, which happened to domain `domid`. A watch with a depth of at
+   * least 1 is told the domain as well.
+   */
+  matchSpecial(tree: Tree, name: '@introduceDomain' | '@releaseDomain', domid: number, deliver: Deliver): void {
+    const node = tree.get(name);
+    for (const watch of this.#byPath.get(name) ?? []) {
+      if (!isPermitted(watch.connection, tree, { path: name, exact: true, node })) continue;
+      deliver(watch, watch.depth >= 1 && watch.depth !== Infinity ? `${name}/${domid}` : name);
     }
+  }
+
+  #collect(path: string, change: Change, hearing: Watch[]): void {
+    const there = this.#byPath.get(path);
+    if (there === undefined) return;
+    const levels = levelsBelow(change.path, path);
+    for (const watch of there) if (levels <= watch.depth) hearing.push(watch);
   }
 }
 
@@ -60,11 +83,11 @@ export function initialPath(watch: Watch): string {
 }
 
 /** The watcher may read the node now, or could before the change, or may read its parent. */
-function isPermitted(connection: Connection, tree: Tree, change: Change): boolean {
-  if (change.oldPerms !== undefined && accessOf(connection, change.oldPerms).read) return true;
+function isPermitted({ domain }: Connection, tree: Tree, change: Change): boolean {
+  if (change.oldPerms !== undefined && accessOf(domain, change.oldPerms).read) return true;
   const node = change.node ?? tree.get(change.path);
   if (node === undefined) return false;
-  if (accessOf(connection, node.perms).read) return true;
+  if (accessOf(domain, node.perms).read) return true;
   const parent = tree.get(parentOf(change.path));
-  return parent !== undefined && accessOf(connection, parent.perms).read;
+  return parent !== undefined && accessOf(domain, parent.perms).read;
 }

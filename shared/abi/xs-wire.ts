@@ -1,8 +1,6 @@
 /**
  * The xenstore wire: packet header, request types, error names, limits (xen/include/public/io/xs_wire.h and
- * docs/misc/xenstore.txt). Numbers are little-endian, as on every supported host.
- * Not modelled: the shared ring page; a packet travels whole in a message of the bus, and software sees no ring
- * indices, features word or connection word.
+ * docs/misc/xenstore.txt). Numbers are little-endian, as on every supported host. The shared page is xs-ring.ts.
  */
 
 /** Message types. A reply has the type of its request, or `ERROR`. */
@@ -29,6 +27,10 @@ export const XS = {
   SET_TARGET: 19,
   RESET_WATCHES: 21,
   DIRECTORY_PART: 22,
+  GET_FEATURE: 23,
+  SET_FEATURE: 24,
+  GET_QUOTA: 25,
+  SET_QUOTA: 26,
 } as const;
 export type XsType = (typeof XS)[keyof typeof XS];
 
@@ -101,56 +103,82 @@ export function packPacket(type: number, reqId: number, txId: number, payload: U
   return packet;
 }
 
-/** Exactly one packet. Throws XsProtocolError for anything else. */
+/** Exactly one packet; its payload is a view of `bytes`. Throws XsProtocolError for anything else. */
 export function parsePacket(bytes: Uint8Array): XsPacket {
-  const { packets, rest } = parsePackets(NOTHING, bytes);
-  const packet = packets[0];
-  if (packet === undefined || packets.length !== 1 || rest.length !== 0) {
+  if (bytes.length < XS_HEADER_BYTES || packetBytes(bytes, 0) !== bytes.length)
     throw new XsProtocolError(`${bytes.length} bytes are not one packet`);
-  }
-  return packet;
+  return packetAt(bytes, 0);
 }
 
 /**
- * Cuts a stream into packets, whatever its chunks: `rest` is what the next call takes as `pending`.
- * Throws XsProtocolError as soon as a header announces more than XENSTORE_PAYLOAD_MAX bytes.
+ * Cuts a stream into packets, whatever its chunks. At most one packet's bytes are kept between two chunks.
+ * A payload that lies whole in its chunk is a view of it: who keeps it longer than the call has to copy it.
  */
-export function parsePackets(
-  pending: Uint8Array,
-  chunk: Uint8Array,
-): { readonly packets: readonly XsPacket[]; readonly rest: Uint8Array } {
-  const bytes = new Uint8Array(pending.length + chunk.length);
-  bytes.set(pending);
-  bytes.set(chunk, pending.length);
-  const view = new DataView(bytes.buffer);
-  const packets: XsPacket[] = [];
-  let at = 0;
-  while (bytes.length - at >= XS_HEADER_BYTES) {
-    const len = view.getUint32(at + 12, true);
-    if (len > XENSTORE_PAYLOAD_MAX) throw new XsProtocolError(`a header announces ${len} bytes of payload`);
-    const end = at + XS_HEADER_BYTES + len;
-    if (end > bytes.length) break;
-    packets.push({
-      type: view.getUint32(at, true),
-      reqId: view.getUint32(at + 4, true),
-      txId: view.getUint32(at + 8, true),
-      payload: bytes.slice(at + XS_HEADER_BYTES, end),
-    });
-    at = end;
+export class PacketReader {
+  readonly #kept = new Uint8Array(XS_HEADER_BYTES + XENSTORE_PAYLOAD_MAX);
+  #have = 0;
+
+  /**
+   * Gives each packet that `chunk` completes, in order. Throws XsProtocolError as soon as a header announces more than
+   * XENSTORE_PAYLOAD_MAX bytes: the packets before it were given, and the stream is of no further use.
+   */
+  feed(chunk: Uint8Array, onPacket: (packet: XsPacket) => void): void {
+    let at = 0;
+    while (this.#have > 0) {
+      const needed = this.#have < XS_HEADER_BYTES ? XS_HEADER_BYTES : packetBytes(this.#kept, 0);
+      const take = Math.min(needed - this.#have, chunk.length - at);
+      this.#kept.set(chunk.subarray(at, at + take), this.#have);
+      this.#have += take;
+      at += take;
+      if (this.#have < needed) return;
+      if (this.#have !== packetBytes(this.#kept, 0)) continue; // the header is whole now, its payload is not
+      this.#have = 0;
+      onPacket(packetAt(this.#kept.slice(0, needed), 0));
+    }
+    while (chunk.length - at >= XS_HEADER_BYTES) {
+      const bytes = packetBytes(chunk, at);
+      if (at + bytes > chunk.length) break;
+      onPacket(packetAt(chunk, at));
+      at += bytes;
+    }
+    this.#kept.set(chunk.subarray(at));
+    this.#have = chunk.length - at;
   }
-  return { packets, rest: bytes.slice(at) };
+}
+
+/** Bytes of the packet whose header is at `at`. */
+function packetBytes(bytes: Uint8Array, at: number): number {
+  const len = word(bytes, at + 12);
+  if (len > XENSTORE_PAYLOAD_MAX) throw new XsProtocolError(`a header announces ${len} bytes of payload`);
+  return XS_HEADER_BYTES + len;
+}
+
+function packetAt(bytes: Uint8Array, at: number): XsPacket {
+  const start = at + XS_HEADER_BYTES;
+  return {
+    type: word(bytes, at),
+    reqId: word(bytes, at + 4),
+    txId: word(bytes, at + 8),
+    payload: bytes.subarray(start, start + word(bytes, at + 12)),
+  };
+}
+
+function word(bytes: Uint8Array, at: number): number {
+  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
 }
 
 /** One character per byte, so that bytes that are no text survive the way there and back. */
 export function textOf(bytes: Uint8Array): string {
   let text = '';
-  for (const byte of bytes) text += String.fromCharCode(byte);
+  for (let i = 0; i < bytes.length; i++) text += String.fromCharCode(bytes[i]!);
   return text;
 }
 
 /** The bytes of `textOf` text: one per character, each below 0x100. */
 export function bytesOf(text: string): Uint8Array {
-  return Uint8Array.from(text, (c) => c.charCodeAt(0));
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
 }
 
 /** `a`, `b` as `a NUL b NUL`. */
@@ -162,5 +190,3 @@ export function packStrings(...strings: readonly string[]): Uint8Array {
 export function stringsOf(payload: Uint8Array): string[] {
   return textOf(payload).split('\0').slice(0, -1);
 }
-
-const NOTHING = new Uint8Array(0);

@@ -3,6 +3,8 @@
  * Values are text in UTF-8; `readBytes` gives them raw. A path without a leading `/` is relative to the
  * caller's own `/local/domain/N`.
  * Errors of the store are `XenstoreError`; a store that refuses or does not answer is `Refused` or `Indefinite`.
+ * A store that ends and starts again has lost watches and transactions: the client registers its watches anew, whose
+ * callbacks are called as at first, and runs a transaction that was open again.
  */
 
 import {
@@ -16,7 +18,7 @@ import {
   type XsType,
   xsTypeName,
 } from '../abi/xs-wire.ts';
-import { body, type Nanos } from '../core/core.ts';
+import { type Body, body, type Nanos } from '../core/core.ts';
 import { call, type Op, Signal, TimedOut, wait } from '../core/op.ts';
 
 /** A transaction that meets a conflict is run again at most so many times. */
@@ -35,6 +37,12 @@ export class XenstoreError extends Error {
 }
 
 type Send = (type: XsType, txId: number, payload: Uint8Array, about: string) => Op<Uint8Array>;
+
+/** How packets get to the store and their replies back. Watch events come another way. */
+export interface XenstoreTransport {
+  /** Says one request and gives the reply to it. Throws Refused or Indefinite. */
+  exchange(packet: Uint8Array): Op<Uint8Array>;
+}
 
 /** The nodes as one transaction sees them, or as they are outside of any. */
 export class XenstoreView {
@@ -131,6 +139,7 @@ export class XenstoreView {
 
 interface Registration {
   readonly path: string;
+  readonly depth: number | undefined;
   readonly callback: (path: string) => void;
 }
 
@@ -138,14 +147,24 @@ export class XenstoreClient extends XenstoreView {
   readonly #clock: { readonly now: Nanos };
   readonly #watches = new Map<string, Registration>();
   readonly #send: Send;
+  readonly #setTransport: (transport: XenstoreTransport) => void;
   #nextToken = 1;
 
   /** `clock` is the core's runtime: waits are bounded by its time. */
   constructor(clock: { readonly now: Nanos }) {
-    const send = sender();
+    let transport: XenstoreTransport = BUS;
+    const send = sender(() => transport);
     super(send, 0);
     this.#send = send;
     this.#clock = clock;
+    this.#setTransport = (other) => {
+      transport = other;
+    };
+  }
+
+  /** From now on requests go another way than over the bus. */
+  useTransport(transport: XenstoreTransport): void {
+    this.#setTransport(transport);
   }
 
   get now(): Nanos {
@@ -167,10 +186,9 @@ export class XenstoreClient extends XenstoreView {
    */
   *watch(path: string, token: string, callback: (path: string) => void, depth?: number): Op<void> {
     if (this.#watches.has(token)) throw new XenstoreError('EEXIST', `WATCH ${path} ${token}`);
-    this.#watches.set(token, { path, callback });
+    this.#watches.set(token, { path, depth, callback });
     try {
-      const strings = depth === undefined ? [path, token] : [path, token, `${depth}`];
-      yield* this.request(XS.WATCH, packStrings(...strings), path);
+      yield* this.#register(token, path, depth);
     } catch (error) {
       this.#watches.delete(token);
       throw error;
@@ -179,7 +197,17 @@ export class XenstoreClient extends XenstoreView {
 
   *unwatch(path: string, token: string): Op<void> {
     this.#watches.delete(token);
-    yield* this.request(XS.UNWATCH, packStrings(path, token), path);
+    // A store that started again has forgotten it already.
+    yield* unlessAbsent(this.request(XS.UNWATCH, packStrings(path, token), path));
+  }
+
+  /** The store has started again: call it for `xenstoreRestarted`, and give what it gives as the answer. */
+  *onRestarted(): Op<Body> {
+    for (const [token, { path, depth }] of [...this.#watches]) {
+      yield* this.#register(token, path, depth);
+      if (!this.#watches.has(token)) yield* this.unwatch(path, token);
+    }
+    return body('xenstoreRestartedReply', {});
   }
 
   /** What a kernel does first: forgets the watches and transactions that an earlier life left behind. */
@@ -209,7 +237,7 @@ export class XenstoreClient extends XenstoreView {
   /**
    * Runs `op` in a transaction and commits. What it did is seen whole or not at all. On a conflict it runs again from
    * the start, so it must not keep anything from a run but its result; EAGAIN after 64 conflicts. When it
-   * throws, nothing is committed.
+   * throws, nothing is committed. It also runs again when the store ended and started again meanwhile.
    */
   *transaction<T>(op: (tx: XenstoreView) => Op<T>): Op<T> {
     for (let tries = 1; ; tries++) {
@@ -218,15 +246,17 @@ export class XenstoreClient extends XenstoreView {
       try {
         result = yield* op(new XenstoreView(this.#send, id));
       } catch (error) {
-        yield* this.#abandon(id);
-        throw error;
+        // In a transaction that the store has lost nodes only seemed to be absent.
+        const lost = yield* this.#abandon(id);
+        if (!lost || tries === TRANSACTION_TRIES) throw error;
+        continue;
       }
       try {
         yield* this.#end(id, 'T');
         return result;
       } catch (error) {
-        const conflict = error instanceof XenstoreError && error.code === 'EAGAIN';
-        if (!conflict || tries === TRANSACTION_TRIES) throw error;
+        const again = error instanceof XenstoreError && (error.code === 'EAGAIN' || error.code === 'ENOENT');
+        if (!again || tries === TRANSACTION_TRIES) throw error;
       }
     }
   }
@@ -252,12 +282,27 @@ export class XenstoreClient extends XenstoreView {
     }
   }
 
-  /** A store that cannot be reached drops the transaction by itself; the error that led here says more. */
-  *#abandon(txId: number): Op<void> {
+  *#register(token: string, path: string, depth: number | undefined): Op<void> {
+    const strings = depth === undefined ? [path, token] : [path, token, `${depth}`];
+    try {
+      yield* this.request(XS.WATCH, packStrings(...strings), path);
+    } catch (error) {
+      // Asked again after the store's restart it may be there already: tokens are the client's own.
+      if (!(error instanceof XenstoreError && error.code === 'EEXIST')) throw error;
+    }
+  }
+
+  /**
+   * Returns whether the store did not know the transaction any more. A store that cannot be reached drops it by itself;
+   * the error that led here says more.
+   */
+  *#abandon(txId: number): Op<boolean> {
     try {
       yield* this.#end(txId, 'F');
+      return false;
     } catch (error) {
       if (!(error instanceof Error)) throw error;
+      return error instanceof XenstoreError && error.code === 'ENOENT';
     }
   }
 
@@ -288,13 +333,18 @@ export class Changes {
   }
 }
 
-function sender(): Send {
+const BUS: XenstoreTransport = {
+  *exchange(packet) {
+    return (yield* call('xenstored', body('xenstoreRequest', { packet }), 'xenstoreReply')).packet;
+  },
+};
+
+function sender(transport: () => XenstoreTransport): Send {
   let reqId = 0;
   return function* (type, txId, payload, about) {
     reqId = (reqId + 1) >>> 0;
     const packet = packPacket(type, reqId, txId, payload);
-    const reply = yield* call('xenstored', body('xenstoreRequest', { packet }), 'xenstoreReply');
-    const answer = parsePacket(reply.packet);
+    const answer = parsePacket(yield* transport().exchange(packet));
     if (answer.type === XS.ERROR) throw new XenstoreError(parseXsError(answer.payload), `${xsTypeName(type)} ${about}`);
     return answer.payload;
   };

@@ -10,7 +10,8 @@ import { VIRQ_DOM_EXC } from '#shared/abi/hypercall.ts';
 import { SHUTDOWN } from '#shared/abi/sched.ts';
 import type { Stage2Choice } from '#shared/arch/vmsa.ts';
 import { assert } from '#shared/core/assert.ts';
-import type { Op } from '#shared/core/op.ts';
+import { body } from '#shared/core/core.ts';
+import { call, type Op } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physFill, portWrite } from '../el2.ts';
@@ -82,7 +83,7 @@ export class Lifecycle {
     }
     domain.resumed.fire();
     yield* this.#parts.el2.batch([this.#port(domain, false)]);
-    yield* this.#raiseDomExc();
+    yield* this.#raiseDomExc(domain, false);
   }
 
   /** The broker saw the domain's connection come or go. */
@@ -118,7 +119,7 @@ export class Lifecycle {
     domains.remove(domain);
     runtime.forget(domain.peer);
     runtime.trace('domain_destroyed', { domid: domain.domid });
-    yield* this.#raiseDomExc();
+    yield* this.#raiseDomExc(domain, true);
   }
 
   /** Drops the allocation's reference of every page. One that a foreign or grant mapping still holds stays until then. */
@@ -139,8 +140,14 @@ export class Lifecycle {
     for (const [mfn, count] of free) frames.freeRun(mfn, count);
   }
 
-  *#raiseDomExc(): Op<void> {
+  /** dom0 hears of it, and xenstored, which has no virtual CPU to be interrupted, by a message that it answers. */
+  *#raiseDomExc({ domid }: Domain, gone: boolean): Op<void> {
+    const { runtime } = this.#parts;
     const { hardwareDomain } = this.#parts.domains;
+    const tell = call('xenstored', body('domainExcRequest', { domid, gone }), 'domainExcReply');
+    runtime.spawn(`tell xenstored of d${domid}`, tell, undefined, (error) =>
+      runtime.trace('xenstored_not_told', { domid, error: String(error) }),
+    );
     if (hardwareDomain !== undefined) yield* hardwareDomain.evtchn.raiseVirq(VIRQ_DOM_EXC);
   }
 

@@ -1,10 +1,10 @@
 import { assert, test } from 'vitest';
 import {
   bytesOf,
+  PacketReader,
   packPacket,
   packStrings,
   parsePacket,
-  parsePackets,
   parseXsError,
   stringsOf,
   textOf,
@@ -25,14 +25,11 @@ test('a stream gives the same packets whatever its chunks are', () => {
   const stream = new Uint8Array([...first, ...second]);
   for (let chunkBytes = 1; chunkBytes <= stream.length; chunkBytes++) {
     const types: number[] = [];
-    let rest = new Uint8Array(0) as Uint8Array;
+    const reader = new PacketReader();
     for (let at = 0; at < stream.length; at += chunkBytes) {
-      const cut = parsePackets(rest, stream.subarray(at, at + chunkBytes));
-      types.push(...cut.packets.map((packet) => packet.type));
-      rest = cut.rest;
+      reader.feed(stream.subarray(at, at + chunkBytes), (packet) => types.push(packet.type));
     }
     assert.deepEqual(types, [XS.READ, XS.WRITE]);
-    assert.equal(rest.length, 0);
   }
 });
 
@@ -40,7 +37,9 @@ test('a header that announces too much is an error before its payload arrives', 
   const packet = packPacket(XS.WRITE, 1, 0, new Uint8Array(XENSTORE_PAYLOAD_MAX));
   assert.equal(parsePacket(packet).payload.length, XENSTORE_PAYLOAD_MAX);
   packet[12] = 1; // 4097
-  assert.throws(() => parsePackets(new Uint8Array(0), packet.subarray(0, 16)), XsProtocolError);
+  const reader = new PacketReader();
+  reader.feed(packet.subarray(0, 15), () => assert.fail('no packet came'));
+  assert.throws(() => reader.feed(packet.subarray(15, 16), () => assert.fail('no packet came')), XsProtocolError);
   assert.throws(() => packPacket(XS.WRITE, 1, 0, new Uint8Array(XENSTORE_PAYLOAD_MAX + 1)), XsProtocolError);
 });
 

@@ -1,5 +1,5 @@
 import { assert, test } from 'vitest';
-import { QUOTA } from '../../../services/xenstored/quota.ts';
+import { defaultLimits } from '../../../services/xenstored/quota.ts';
 import {
   directory,
   end,
@@ -12,6 +12,8 @@ import {
   watch,
   write,
 } from '../../support/xenstore.ts';
+
+const QUOTA = defaultLimits();
 
 /** Domain 1, which owns `/local/domain/1/data`. */
 function guest(): StoreBench {

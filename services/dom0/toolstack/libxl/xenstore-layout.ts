@@ -1,8 +1,8 @@
 /**
  * Every path that the toolstack writes, with its owner and readers, as a real host shows them (libxl_create.c,
  * libxl_pci.c, libxl_device.c, xen-init-dom0). `n1,r0` is owner domain 1, readable by domain 0.
- * Not modelled: /local/domain/N/device/suspend beyond its empty node; the store's and the console's ring pages are named
- * here as on a real host, and nobody looks into them.
+ * Not modelled: /local/domain/N/device/suspend beyond its empty node; the console's ring page is named here as on a
+ * real host, and nobody looks into it.
  */
 
 import type { PciSpec } from '#gen/toolstack.ts';

@@ -1,0 +1,163 @@
+/**
+ * What goes to clients: replies and events of one client in order, as its port takes them. Events leave when the request
+ * that caused them is done, before its reply, so that those which say the same are merged (send_event() of xenstored).
+ * An unprivileged client of a socket that leaves something unread for 20 s is cut off, any that lets 16 MiB pile up too.
+ * Deviates: an event that waits for another unprivileged domain does not count as outstanding for the domain that caused
+ * it, so that a guest which reads nothing does not stop one that writes (in xenstored it does, for 20 s).
+ */
+import type { Nanos } from '#shared/core/core.ts';
+import type { Connection, Ticket, Watch } from './connection.ts';
+import type { Domain } from './domain.ts';
+import { initialPath } from './watch.ts';
+
+const UNREAD_MAX_NS = 20e9;
+const WAITING_BYTES_MAX = 16 * 1024 * 1024;
+
+/** What the daemon needs of whoever runs it. */
+export interface Clock {
+  readonly now: Nanos;
+  at(at: Nanos, run: () => void): () => void;
+  trace(event: string, detail: unknown): void;
+}
+
+export interface DeliveryOwner {
+  /** Bytes that a domain takes. */
+  memory(domain: Domain): number;
+  /** An event was queued. */
+  queued(connection: Connection, packet: Uint8Array): void;
+  /** A domain has fewer requests outstanding. */
+  readAgain(): void;
+  cutOff(connection: Connection, why: string): void;
+}
+
+export class Delivery {
+  /** Events that were queued. */
+  events = 0;
+  readonly #clock: Clock;
+  readonly #owner: DeliveryOwner;
+  readonly #unsent = new Set<Connection>();
+  /**
+   * What becomes visible goes through here, replies and events alike, in order for each client: whoever makes the store
+   * durable holds it back until what it shows is safe.
+   */
+  show: (connection: Connection | undefined, run: () => void) => void = (_connection, run) => run();
+
+  constructor(clock: Clock, owner: DeliveryOwner) {
+    this.#clock = clock;
+    this.#owner = owner;
+  }
+
+  /** The end of a request: its events, its reply, and what new watches are told of themselves. */
+  answer(connection: Connection, ticket: Ticket | undefined, answer: () => void, watches: readonly Watch[]): void {
+    this.show(connection, () => {
+      connection.replyTicket = ticket;
+      answer();
+      // Over the bus a reply is read when it was sent; a socket took it over, or it waits with its ticket.
+      if (connection.replyTicket !== undefined) {
+        connection.replyTicket = undefined;
+        this.#read(ticket);
+      }
+      this.#pumpAll();
+      for (const watch of watches) this.#queue(watch, initialPath(watch), undefined);
+      if (watches.length === 0) return;
+      // An answer over the bus leaves when this request is done.
+      if (connection.overBus) this.#clock.at(this.#clock.now, () => this.#pump(connection));
+      else this.#pump(connection);
+    });
+  }
+
+  /** A reply in its place among the events of a client. */
+  reply(connection: Connection, reply: Uint8Array): void {
+    if (connection.closed) return;
+    if (connection.oldest === undefined && connection.port.ready) {
+      connection.port.write(reply);
+      return;
+    }
+    connection.queueReply(reply, connection.replyTicket, this.#clock.now);
+    connection.replyTicket = undefined;
+    this.#unsent.add(connection);
+  }
+
+  /** Queues an event; it leaves with the end of the request, or with `flush`. */
+  tell(watch: Watch, path: string, ticket: Ticket | undefined): void {
+    const { domain } = watch.connection;
+    const counted = ticket !== undefined && (domain.privileged || domain === ticket.domain);
+    if (counted) ticket.unread++;
+    this.show(undefined, () => {
+      if (this.#queue(watch, path, counted ? ticket : undefined)) this.#unsent.add(watch.connection);
+      else if (counted) this.#read(ticket);
+    });
+  }
+
+  /** Sends what was told outside of any request. */
+  flush(): void {
+    this.show(undefined, () => this.#pumpAll());
+  }
+
+  /** The client's port is ready again. */
+  resume(connection: Connection): void {
+    const { inFlight } = connection;
+    connection.inFlight = undefined;
+    this.#read(inFlight);
+    this.#pump(connection);
+  }
+
+  /** Nothing that waits will be sent. */
+  drop(connection: Connection): void {
+    for (let next = connection.take(); next !== undefined; next = connection.take()) this.#read(next.ticket);
+    this.#read(connection.inFlight);
+    connection.inFlight = undefined;
+  }
+
+  #queue({ connection, token }: Watch, path: string, ticket: Ticket | undefined): boolean {
+    if (connection.closed || connection.ignored !== '') return false;
+    const packet = connection.queueEvent(path, token, ticket, this.#clock.now, this.#owner.memory(connection.domain));
+    if (packet === undefined) return false;
+    this.events++;
+    this.#owner.queued(connection, packet);
+    return true;
+  }
+
+  #pumpAll(): void {
+    for (const connection of this.#unsent) {
+      this.#unsent.delete(connection);
+      this.#pump(connection);
+    }
+  }
+
+  #pump(connection: Connection): void {
+    const { port } = connection;
+    while (port.ready && !connection.closed) {
+      const next = connection.take();
+      if (next === undefined) return;
+      if (connection.overBus) connection.inFlight = next.ticket;
+      port.write(next.packet);
+      if (!connection.overBus) this.#read(next.ticket);
+    }
+    if (!connection.overBus && connection.oldest !== undefined) this.#checkUnread(connection);
+  }
+
+  #checkUnread(connection: Connection): void {
+    const { domain, oldest } = connection;
+    if (connection.waitingBytes > WAITING_BYTES_MAX) {
+      this.#owner.cutOff(connection, 'too much waits unread');
+      return;
+    }
+    if (domain.privileged || oldest === undefined || connection.unreadChecked) return;
+    connection.unreadChecked = true;
+    this.#clock.at(oldest.since + UNREAD_MAX_NS, () => {
+      connection.unreadChecked = false;
+      const unread = connection.oldest;
+      if (connection.closed || unread === undefined) return;
+      if (this.#clock.now - unread.since >= UNREAD_MAX_NS) this.#owner.cutOff(connection, 'unread for 20 s');
+      else this.#checkUnread(connection);
+    });
+  }
+
+  /** The reply of a request, or an event that it caused, was read. */
+  #read(ticket: Ticket | undefined): void {
+    if (ticket === undefined || --ticket.unread > 0) return;
+    ticket.domain.outstanding--;
+    this.#owner.readAgain();
+  }
+}
