@@ -43,12 +43,29 @@ import {
 import {
   DomainConnection,
   DomainConnectionReply,
+  DomainExcReply,
+  DomainExcRequest,
   HypercallReply,
   HypercallRequest,
   UpcallReply,
   UpcallRequest,
 } from "./xen.ts";
-import { XenstoreReply, XenstoreRequest, XenstoreWatchEvent, XenstoreWatchEventReply } from "./xenstore.ts";
+import {
+  JournalAppendReply,
+  JournalAppendRequest,
+  JournalLoadReply,
+  JournalLoadRequest,
+  StoreRingEvent,
+  StoreRingEventReply,
+  StoreRingReply,
+  StoreRingRequest,
+  XenstoreReply,
+  XenstoreRequest,
+  XenstoreRestarted,
+  XenstoreRestartedReply,
+  XenstoreWatchEvent,
+  XenstoreWatchEventReply,
+} from "./xenstore.ts";
 
 /** A process has come up and listens: who waits for an answer of it asks again now, instead of after a while. */
 export interface Hello {
@@ -78,10 +95,18 @@ export interface Envelope {
     | { $case: "upcallReply"; value: UpcallReply }
     | { $case: "domainConnection"; value: DomainConnection }
     | { $case: "domainConnectionReply"; value: DomainConnectionReply }
+    | { $case: "domainExcRequest"; value: DomainExcRequest }
+    | { $case: "domainExcReply"; value: DomainExcReply }
     | { $case: "xenstoreRequest"; value: XenstoreRequest }
     | { $case: "xenstoreReply"; value: XenstoreReply }
     | { $case: "xenstoreWatchEvent"; value: XenstoreWatchEvent }
     | { $case: "xenstoreWatchEventReply"; value: XenstoreWatchEventReply }
+    | { $case: "xenstoreRestarted"; value: XenstoreRestarted }
+    | { $case: "xenstoreRestartedReply"; value: XenstoreRestartedReply }
+    | { $case: "journalLoadRequest"; value: JournalLoadRequest }
+    | { $case: "journalLoadReply"; value: JournalLoadReply }
+    | { $case: "journalAppendRequest"; value: JournalAppendRequest }
+    | { $case: "journalAppendReply"; value: JournalAppendReply }
     | { $case: "createDomainRequest"; value: CreateDomainRequest }
     | { $case: "destroyDomainRequest"; value: DestroyDomainRequest }
     | { $case: "listDomainsRequest"; value: ListDomainsRequest }
@@ -108,6 +133,10 @@ export interface Envelope {
     | { $case: "mintCredentialReply"; value: MintCredentialReply }
     | { $case: "revokeCredentialRequest"; value: RevokeCredentialRequest }
     | { $case: "revokeCredentialReply"; value: RevokeCredentialReply }
+    | { $case: "storeRingRequest"; value: StoreRingRequest }
+    | { $case: "storeRingReply"; value: StoreRingReply }
+    | { $case: "storeRingEvent"; value: StoreRingEvent }
+    | { $case: "storeRingEventReply"; value: StoreRingEventReply }
     | undefined;
 }
 
@@ -207,6 +236,12 @@ export const Envelope: MessageFns<Envelope> = {
       case "domainConnectionReply":
         DomainConnectionReply.encode(message.body.value, writer.uint32(202).fork()).join();
         break;
+      case "domainExcRequest":
+        DomainExcRequest.encode(message.body.value, writer.uint32(210).fork()).join();
+        break;
+      case "domainExcReply":
+        DomainExcReply.encode(message.body.value, writer.uint32(218).fork()).join();
+        break;
       case "xenstoreRequest":
         XenstoreRequest.encode(message.body.value, writer.uint32(242).fork()).join();
         break;
@@ -218,6 +253,24 @@ export const Envelope: MessageFns<Envelope> = {
         break;
       case "xenstoreWatchEventReply":
         XenstoreWatchEventReply.encode(message.body.value, writer.uint32(266).fork()).join();
+        break;
+      case "xenstoreRestarted":
+        XenstoreRestarted.encode(message.body.value, writer.uint32(274).fork()).join();
+        break;
+      case "xenstoreRestartedReply":
+        XenstoreRestartedReply.encode(message.body.value, writer.uint32(282).fork()).join();
+        break;
+      case "journalLoadRequest":
+        JournalLoadRequest.encode(message.body.value, writer.uint32(290).fork()).join();
+        break;
+      case "journalLoadReply":
+        JournalLoadReply.encode(message.body.value, writer.uint32(298).fork()).join();
+        break;
+      case "journalAppendRequest":
+        JournalAppendRequest.encode(message.body.value, writer.uint32(306).fork()).join();
+        break;
+      case "journalAppendReply":
+        JournalAppendReply.encode(message.body.value, writer.uint32(314).fork()).join();
         break;
       case "createDomainRequest":
         CreateDomainRequest.encode(message.body.value, writer.uint32(322).fork()).join();
@@ -296,6 +349,18 @@ export const Envelope: MessageFns<Envelope> = {
         break;
       case "revokeCredentialReply":
         RevokeCredentialReply.encode(message.body.value, writer.uint32(538).fork()).join();
+        break;
+      case "storeRingRequest":
+        StoreRingRequest.encode(message.body.value, writer.uint32(562).fork()).join();
+        break;
+      case "storeRingReply":
+        StoreRingReply.encode(message.body.value, writer.uint32(570).fork()).join();
+        break;
+      case "storeRingEvent":
+        StoreRingEvent.encode(message.body.value, writer.uint32(578).fork()).join();
+        break;
+      case "storeRingEventReply":
+        StoreRingEventReply.encode(message.body.value, writer.uint32(586).fork()).join();
         break;
     }
     return writer;
@@ -461,6 +526,22 @@ export const Envelope: MessageFns<Envelope> = {
             };
             continue;
           }
+          case 26: {
+            if (tag !== 210) {
+              break;
+            }
+
+            message.body = { $case: "domainExcRequest", value: DomainExcRequest.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 27: {
+            if (tag !== 218) {
+              break;
+            }
+
+            message.body = { $case: "domainExcReply", value: DomainExcReply.decode(reader, reader.uint32()) };
+            continue;
+          }
           case 30: {
             if (tag !== 242) {
               break;
@@ -494,6 +575,60 @@ export const Envelope: MessageFns<Envelope> = {
               $case: "xenstoreWatchEventReply",
               value: XenstoreWatchEventReply.decode(reader, reader.uint32()),
             };
+            continue;
+          }
+          case 34: {
+            if (tag !== 274) {
+              break;
+            }
+
+            message.body = { $case: "xenstoreRestarted", value: XenstoreRestarted.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 35: {
+            if (tag !== 282) {
+              break;
+            }
+
+            message.body = {
+              $case: "xenstoreRestartedReply",
+              value: XenstoreRestartedReply.decode(reader, reader.uint32()),
+            };
+            continue;
+          }
+          case 36: {
+            if (tag !== 290) {
+              break;
+            }
+
+            message.body = { $case: "journalLoadRequest", value: JournalLoadRequest.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 37: {
+            if (tag !== 298) {
+              break;
+            }
+
+            message.body = { $case: "journalLoadReply", value: JournalLoadReply.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 38: {
+            if (tag !== 306) {
+              break;
+            }
+
+            message.body = {
+              $case: "journalAppendRequest",
+              value: JournalAppendRequest.decode(reader, reader.uint32()),
+            };
+            continue;
+          }
+          case 39: {
+            if (tag !== 314) {
+              break;
+            }
+
+            message.body = { $case: "journalAppendReply", value: JournalAppendReply.decode(reader, reader.uint32()) };
             continue;
           }
           case 40: {
@@ -729,6 +864,38 @@ export const Envelope: MessageFns<Envelope> = {
               $case: "revokeCredentialReply",
               value: RevokeCredentialReply.decode(reader, reader.uint32()),
             };
+            continue;
+          }
+          case 70: {
+            if (tag !== 562) {
+              break;
+            }
+
+            message.body = { $case: "storeRingRequest", value: StoreRingRequest.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 71: {
+            if (tag !== 570) {
+              break;
+            }
+
+            message.body = { $case: "storeRingReply", value: StoreRingReply.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 72: {
+            if (tag !== 578) {
+              break;
+            }
+
+            message.body = { $case: "storeRingEvent", value: StoreRingEvent.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 73: {
+            if (tag !== 586) {
+              break;
+            }
+
+            message.body = { $case: "storeRingEventReply", value: StoreRingEventReply.decode(reader, reader.uint32()) };
             continue;
           }
         }

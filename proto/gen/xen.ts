@@ -51,6 +51,16 @@ export interface DomainConnection {
 export interface DomainConnectionReply {
 }
 
+/** Xen to xenstored: a domain has shut down or crashed, or is gone. What xenstored finds out on VIRQ_DOM_EXC. */
+export interface DomainExcRequest {
+  domid: number;
+  /** There is no such domain any more; otherwise it has shut down and is still there. */
+  gone: boolean;
+}
+
+export interface DomainExcReply {
+}
+
 function createBaseHypercallRequest(): HypercallRequest {
   return { number: 0, cmd: 0, arg: new Uint8Array(0) };
 }
@@ -463,6 +473,98 @@ export const DomainConnectionReply: MessageFns<DomainConnectionReply> = {
     try {
       const end = length === undefined ? reader.len : reader.pos + length;
       const message = createBaseDomainConnectionReply();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDomainExcRequest(): DomainExcRequest {
+  return { domid: 0, gone: false };
+}
+
+export const DomainExcRequest: MessageFns<DomainExcRequest> = {
+  encode(message: DomainExcRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.domid !== 0) {
+      writer.uint32(8).uint32(message.domid);
+    }
+    if (message.gone !== false) {
+      writer.uint32(16).bool(message.gone);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DomainExcRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDomainExcRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.domid = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.gone = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDomainExcReply(): DomainExcReply {
+  return {};
+}
+
+export const DomainExcReply: MessageFns<DomainExcReply> = {
+  encode(_: DomainExcReply, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DomainExcReply {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDomainExcReply();
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {

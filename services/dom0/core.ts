@@ -6,6 +6,7 @@
 
 import { GUEST_EVTCHN_PPI } from '#shared/abi/arch-arm.ts';
 import { type Body, body, type Core, type Payload, type Peer } from '#shared/core/core.ts';
+import { inspectReply } from '#shared/core/inspect.ts';
 import { Lock, type Op, Refused, Signal, wait } from '#shared/core/op.ts';
 import { type Answer, Runtime, type RuntimeOptions, type Service } from '#shared/core/runtime.ts';
 import { formatSbdf } from '#shared/ids/sbdf.ts';
@@ -14,6 +15,7 @@ import type { EventChannels } from '#shared/kernel/event-channels.ts';
 import { Hypercalls } from '#shared/kernel/hypercalls.ts';
 import { XenstoreClient } from '#shared/kernel/xenstore-client.ts';
 import { bootKernel, type Kernel } from './kernel/boot.ts';
+import { StoreRings } from './kernel/store-rings.ts';
 import { Backends } from './pciback/backend.ts';
 import { Pool } from './pciback/pool.ts';
 import type { Libxl } from './toolstack/libxl/context.ts';
@@ -30,6 +32,7 @@ export class Dom0Service implements Service {
   #events: EventChannels | undefined;
   #starting = false;
   #libxl: Libxl | undefined;
+  #storeRings: StoreRings | undefined;
   readonly #booted = new Signal<Libxl>();
 
   constructor(runtime: Runtime) {
@@ -46,9 +49,16 @@ export class Dom0Service implements Service {
         only(from, 'xenstored', request);
         this.#store.onWatchEvent(request.value.packet);
         return body('xenstoreWatchEventReply', {});
+      case 'xenstoreRestarted':
+        only(from, 'xenstored', request);
+        return this.#store.onRestarted();
+      case 'storeRingRequest':
+        only(from, 'xenstored', request);
+        if (this.#storeRings === undefined) throw new Refused('dom0 has not booted');
+        return this.#storeRings.serve(request.value);
       case 'inspectRequest':
         only(from, 'operator', request);
-        return body('inspectReply', inspectReply(this.#runtime.inspect(), request.value.path));
+        return inspectReply('dom0', this.#runtime.inspect(), request.value.path);
       default:
         only(from, 'operator', request);
         return this.#forOperator(request);
@@ -90,6 +100,7 @@ export class Dom0Service implements Service {
       })),
       holes: Object.fromEntries([...guests.values()].map((g) => [g.domid, g.holes.inspect()])),
       backends: backends.inspect(),
+      storeRings: this.#storeRings?.inspect() ?? {},
       counts: { ...kernel.events.counts, foreignPages: kernel.region.used },
     };
   }
@@ -116,12 +127,15 @@ export class Dom0Service implements Service {
     const kernel: Kernel = yield* bootKernel(machine, dtbIpa, (events) => {
       this.#events = events;
     });
+    const storeRings = new StoreRings(kernel);
+    this.#storeRings = storeRings;
     yield* this.#store.transaction((tx) => writeNodes(tx, dom0Nodes()));
     const pool = new Pool(kernel);
     kernel.drivers.register(pool);
     const backends = new Backends(kernel, pool);
     yield* backends.start();
-    const libxl: Libxl = { kernel, pool, backends, guests: new Map(), nameLock: new Lock('libxl domain names') };
+    const nameLock = new Lock('libxl domain names');
+    const libxl: Libxl = { kernel, storeRings, pool, backends, guests: new Map(), nameLock };
     yield* new DomainEvents(libxl).start();
     this.#libxl = libxl;
     this.#booted.fire(libxl);
@@ -158,14 +172,4 @@ function* lspci({ kernel }: Libxl): Op<Payload<'lspciReply'>> {
 
 function only(from: Peer, wanted: Peer, request: Body): void {
   if (from !== wanted) throw new Refused(`${from} may not send ${request.$case} to dom0`);
-}
-
-/** The part of a tree at a dotted path, as JSON. */
-function inspectReply(tree: unknown, path: string): Payload<'inspectReply'> {
-  let at = tree;
-  for (const key of path === '' ? [] : path.split('.')) {
-    if (typeof at !== 'object' || at === null || !(key in at)) return { json: '', error: `no ${path}` };
-    at = (at as Record<string, unknown>)[key];
-  }
-  return { json: JSON.stringify(at), error: '' };
 }

@@ -1,5 +1,5 @@
 /**
- * What an operator may run in a guest, as if at its console: commands of this kernel and of its dma-probe driver.
+ * What an operator may run in a guest, as if at its console: commands of this kernel and of its device drivers.
  * Arguments and results are JSON objects. Addresses are numbers.
  * Not modelled: processes, a shell; a command runs in the kernel.
  */
@@ -17,6 +17,10 @@ import { le32 } from '#shared/kernel/cpu-bus.ts';
 import { HypercallFailed } from '#shared/kernel/hypercalls.ts';
 import { XenstoreError } from '#shared/kernel/xenstore-client.ts';
 import { DmaProbe } from './drivers/dma-probe.ts';
+import type { BoundDriver } from './drivers/driver.ts';
+import { formatMac, NIC_FRAME_LIMITS, NicDevice, parseMac } from './drivers/nic.ts';
+import { NvmeDevice } from './drivers/nvme.ts';
+import { nvmeCheck } from './drivers/nvme-check.ts';
 import type { Kernel } from './kernel/boot.ts';
 
 /** A command that cannot be run as it was asked. The text is for the operator. */
@@ -37,6 +41,8 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   hostile,
   'dma-check': dmaCheck,
   'dma-access': dmaAccess,
+  'nic-check': nicCheck,
+  'nvme-check': nvmeCheckCommand,
 };
 
 /** Runs a command; `args` is a JSON object or empty. Gives the error text, or the result as JSON. */
@@ -77,7 +83,7 @@ export function describeFunctions(kernel: Kernel): unknown[] {
     bars: fn.bars,
     msixVectors: fn.msix?.vectors ?? 0,
     driver: driver?.name ?? '',
-    vectors: driver instanceof DmaProbe ? driver.vectors : 0,
+    vectors: hasVectors(driver) ? driver.vectors : 0,
   }));
 }
 
@@ -148,7 +154,7 @@ function* dmaCheckRange(kernel: Kernel, probe: DmaProbe, ipa: number, bytes: num
 
 /** The bytes as words, in place where they are aligned. */
 function int32s(bytes: Uint8Array): Int32Array {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
   return new Int32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >>> 2);
 }
 
@@ -195,6 +201,36 @@ function* dmaAccess(kernel: Kernel, args: Args): Op<unknown> {
   };
 }
 
+/** {bdf?, bytes, lba?, seed?}: a pattern goes to the blocks of namespace 1 and comes back, and the CPU compares. */
+function* nvmeCheckCommand(kernel: Kernel, args: Args): Op<unknown> {
+  const device = findDriver(kernel, args, NvmeDevice, 'nvme');
+  const bytes = whole(args, 'bytes', undefined);
+  const lba = whole(args, 'lba', 0);
+  if (bytes === 0 || bytes % device.blockBytes !== 0)
+    throw new CommandError(`"bytes" is a multiple of ${device.blockBytes}`);
+  if (lba + bytes / device.blockBytes > device.blocks) throw new CommandError(`there are ${device.blocks} blocks`);
+  return yield* nvmeCheck(device, kernel.cpu, kernel.pages, { lba, bytes, seed: whole(args, 'seed', 1) >>> 0 });
+}
+
+/**
+ * {bdf?, to?, count?, bytes?, seed?, expect?}: sends `count` frames (none when absent) to a MAC address (all when absent),
+ * then waits until `expect` frames were received in all. Frames say what has to be in them; "wrong" counts those that lie.
+ */
+function* nicCheck(kernel: Kernel, args: Args): Op<unknown> {
+  const device = findDriver(kernel, args, NicDevice, 'nic');
+  const count = whole(args, 'count', 0);
+  const bytes = whole(args, 'bytes', 1514);
+  const { min, max } = NIC_FRAME_LIMITS;
+  if (bytes < min || bytes > max) throw new CommandError(`"bytes" is from ${min} to ${max}`);
+  const to = parseMac(`${args['to'] ?? 'broadcast'}`);
+  if (to === undefined) throw new CommandError('"to" is an address such as 52:54:00:00:00:01');
+  yield* device.send(to, count, bytes, whole(args, 'seed', 1) >>> 0, ROUND_NS);
+  const complete = yield* device.expect(whole(args, 'expect', 0), ROUND_NS);
+  const { sbdf, mac, sent, received, wrong, interrupts: taken } = device;
+  const link = yield* device.link();
+  return { sbdf: formatSbdf(sbdf), mac: formatMac(mac), link, sent, received, wrong, complete, interrupts: taken };
+}
+
 /** {attack, ...}: something that a guest may not do, tried for real. Gives the errno that stopped it, or "OK". */
 function* hostile(kernel: Kernel, args: Args): Op<unknown> {
   const { hypercalls, store, events } = kernel;
@@ -223,6 +259,10 @@ function* hostile(kernel: Kernel, args: Args): Op<unknown> {
   }
 }
 
+function hasVectors(driver: BoundDriver | undefined): driver is DmaProbe | NicDevice | NvmeDevice {
+  return driver instanceof DmaProbe || driver instanceof NicDevice || driver instanceof NvmeDevice;
+}
+
 function succeed<T extends { aborted: boolean; errorAddress: number }>(what: string, outcome: T): T {
   if (outcome.aborted) {
     throw new CommandError(`the device's ${what} was aborted at 0x${outcome.errorAddress.toString(16)}`);
@@ -232,16 +272,24 @@ function succeed<T extends { aborted: boolean; errorAddress: number }>(what: str
 
 /** The function that `bdf` names (as this guest sees it), or the first one that a dma-probe driver has. */
 function findProbe(kernel: Kernel, args: Args): DmaProbe {
-  const { bdf } = args;
-  const probes = kernel.bus.functions.map((f) => f.driver).filter((d) => d instanceof DmaProbe);
+  return findDriver(kernel, args, DmaProbe, 'dma-probe');
+}
+
+function findDriver<T extends BoundDriver & { readonly sbdf: number }>(
+  kernel: Kernel,
+  { bdf }: Args,
+  kind: abstract new (...args: never[]) => T,
+  name: string,
+): T {
+  const bound = kernel.bus.functions.map((f) => f.driver).filter((d): d is T => d instanceof kind);
   if (bdf === undefined) {
-    if (probes[0] === undefined) throw new CommandError('this guest has no dma-probe');
-    return probes[0];
+    if (bound[0] === undefined) throw new CommandError(`this guest has no ${name}`);
+    return bound[0];
   }
   const sbdf = typeof bdf === 'string' ? parseSbdf(bdf) : undefined;
-  const probe = probes.find((p) => p.sbdf === sbdf);
-  if (probe === undefined) throw new CommandError(`no dma-probe at ${JSON.stringify(bdf)}`);
-  return probe;
+  const found = bound.find((d) => d.sbdf === sbdf);
+  if (found === undefined) throw new CommandError(`no ${name} at ${JSON.stringify(bdf)}`);
+  return found;
 }
 
 function parseArgs(text: string): Args {

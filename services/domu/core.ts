@@ -6,6 +6,7 @@
 import { SHUTDOWN } from '#shared/abi/sched.ts';
 import { AssertionError } from '#shared/core/assert.ts';
 import { type Body, body, type Core, type Payload, type Peer } from '#shared/core/core.ts';
+import { inspectReply } from '#shared/core/inspect.ts';
 import { type Op, Refused } from '#shared/core/op.ts';
 import { type Answer, Runtime, type RuntimeOptions, type Service } from '#shared/core/runtime.ts';
 import { formatSbdf } from '#shared/ids/sbdf.ts';
@@ -32,6 +33,7 @@ export class DomuService implements Service {
       this.#base.store.onWatchEvent(message.value.packet);
       return body('xenstoreWatchEventReply', {});
     }
+    if (message.$case === 'xenstoreRestarted' && from === 'xenstored') return this.#base.store.onRestarted();
     if (from === 'operator') {
       switch (message.$case) {
         case 'guestCommandRequest':
@@ -39,7 +41,7 @@ export class DomuService implements Service {
         case 'lspciRequest':
           return this.#lspci();
         case 'inspectRequest':
-          return body('inspectReply', inspectPath(this.#runtime.inspect(), message.value.path));
+          return inspectReply(`d${this.#domid}`, this.#runtime.inspect(), message.value.path);
       }
     }
     throw new Refused(`domain ${this.#domid} takes no ${message.$case} of ${from}`);
@@ -98,6 +100,7 @@ export class DomuService implements Service {
             pciif: kernel.requests.counts,
             eventChannels: kernel.events.counts,
             grants: kernel.grants.granted,
+            ...(kernel.storeRing === undefined ? {} : { storeRing: kernel.storeRing.inspect() }),
             lpis: kernel.irqDomain.lpisTaken,
             itsCommands: kernel.its.submitted,
             freeBytes: kernel.pages.freeBytes,
@@ -116,15 +119,4 @@ export function createDomuCore(options: RuntimeOptions & { readonly domid: numbe
 function vectorCounts(kernel: Kernel): Record<string, readonly number[]> {
   const probes = kernel.bus.functions.map((f) => f.driver).filter((d) => d instanceof DmaProbe);
   return Object.fromEntries(probes.map((p) => [formatSbdf(p.sbdf), [...p.delivered]]));
-}
-
-function inspectPath(tree: unknown, path: string): Payload<'inspectReply'> {
-  let at = tree;
-  for (const part of path.split('.').filter((p) => p !== '')) {
-    if (typeof at !== 'object' || at === null || !Object.hasOwn(at, part)) {
-      return { json: '', error: `nothing at "${path}"` };
-    }
-    at = (at as Record<string, unknown>)[part];
-  }
-  return { json: JSON.stringify(at ?? null), error: '' };
 }

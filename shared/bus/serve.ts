@@ -19,6 +19,8 @@ export interface ServeContext {
   readonly log: Log;
   /** Tells the core something that did not come over the bus. */
   deliver: Shell['deliver'];
+  /** Runs a step of the core that nothing on the bus asked for. */
+  enter: Shell['enter'];
   /** Ends the process in order. */
   end(status: number): void;
 }
@@ -67,6 +69,7 @@ export async function serve(
       settings,
       log,
       deliver: (from, envelope) => shell?.deliver(from, envelope),
+      enter: (step) => shell?.enter(step),
       end,
     };
     serving = await build(context, idBaseNow());

@@ -25,9 +25,12 @@ export interface ShellOptions {
   onStatus?(event: 'refused' | 'disconnect' | 'reconnect', detail: string): void;
 }
 
-/** The first id of a process that starts now: higher than any that an earlier process of that name can have used. */
+/**
+ * The first id of a process that starts now: higher than any that an earlier process of that name can have used, if that
+ * used less than 4096 in each millisecond of its life. Below 2^53 until 2039.
+ */
 export function idBaseNow(): number {
-  return Math.floor(Date.now() / 1000) * 2 ** 21;
+  return Date.now() * 2 ** 12;
 }
 
 export class Shell {
@@ -70,6 +73,11 @@ export class Shell {
   /** Something from outside the bus for the core, as if `from` had sent it. */
   deliver(from: Peer, envelope: Envelope): void {
     this.#run(() => this.#core.receive(now(), from, envelope));
+  }
+
+  /** A step of the core that nothing on the bus asked for; its effects are carried out. */
+  enter(step: (now: Nanos) => readonly Effect[]): void {
+    this.#run(() => step(now()));
   }
 
   async stop(): Promise<void> {

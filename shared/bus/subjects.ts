@@ -16,6 +16,8 @@ export type Interface =
   | 'upcall'
   | 'store'
   | 'watch'
+  | 'ring'
+  | 'domains'
   | 'toolstack'
   | 'console'
   | 'inspect'
@@ -40,10 +42,22 @@ export const INTERFACE_OF: Readonly<Record<BodyCase, Interface>> = {
   upcallReply: 'reply',
   domainConnection: 'local',
   domainConnectionReply: 'local',
+  domainExcRequest: 'domains',
+  domainExcReply: 'reply',
   xenstoreRequest: 'store',
   xenstoreReply: 'reply',
   xenstoreWatchEvent: 'watch',
   xenstoreWatchEventReply: 'reply',
+  xenstoreRestarted: 'watch',
+  xenstoreRestartedReply: 'reply',
+  journalLoadRequest: 'local',
+  journalLoadReply: 'local',
+  journalAppendRequest: 'local',
+  journalAppendReply: 'local',
+  storeRingRequest: 'ring',
+  storeRingReply: 'reply',
+  storeRingEvent: 'ring',
+  storeRingEventReply: 'reply',
   createDomainRequest: 'toolstack',
   destroyDomainRequest: 'toolstack',
   listDomainsRequest: 'toolstack',
@@ -107,11 +121,27 @@ export function permissionsOf(peer: Peer): Permissions {
       return { publish: publish(['*', 'reply'], ['xen', 'trap'], ['xen', 'irq'], ['xen', 'hello']), subscribe: [mine] };
     case 'xen':
       return {
-        publish: publish(['*', 'reply'], ['hardware', 'el2'], ['*', 'upcall'], ['d0', 'hello']),
+        publish: publish(
+          ['*', 'reply'],
+          ['hardware', 'el2'],
+          ['*', 'upcall'],
+          ['xenstored', 'domains'],
+          ['d0', 'hello'],
+        ),
         subscribe: [mine],
       };
     case 'xenstored':
-      return { publish: publish(['*', 'reply'], ['*', 'watch'], ['d0', 'hello']), subscribe: [mine] };
+      return {
+        publish: publish(
+          ['*', 'reply'],
+          ['*', 'watch'],
+          ['*', 'hello'],
+          // A process of dom0: its loads and stores are dom0's, and so is the kernel below it (docs/decisions/0017).
+          ['hardware', 'cpu'],
+          ['d0', 'ring'],
+        ),
+        subscribe: [mine],
+      };
     case 'operator':
       return { publish: publish(['*', 'inspect'], ['*', 'console'], ['d0', 'toolstack']), subscribe: [mine] };
     case 'observer':
@@ -132,7 +162,7 @@ export function permissionsOf(peer: Peer): Permissions {
         ['operator', 'reply'],
         ['xen', 'hello'],
       );
-      if (peer === 'd0') common.push(...publish(['*', 'lifecycle']));
+      if (peer === 'd0') common.push(...publish(['*', 'lifecycle'], ['xenstored', 'ring']));
       return { publish: common, subscribe: [mine] };
     }
   }

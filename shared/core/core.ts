@@ -10,7 +10,7 @@ export type Nanos = number;
 /**
  * Who speaks on the bus. `dN` is domain N (dom0's kernel and toolstack are `d0`), `operator` is the culvert
  * command, `observer` one that hears everything and says nothing, `vacant` whoever keeps guest processes ready, `tKEY` one such taker by its public key, `keys` the
- * key keeper inside dom0's own process.
+ * key keeper inside dom0's own process, `disk` what holds xenstored's journal inside its own process.
  */
 export type Peer =
   | 'hardware'
@@ -20,6 +20,7 @@ export type Peer =
   | 'observer'
   | 'vacant'
   | 'keys'
+  | 'disk'
   | 'broker'
   | `d${number}`
   | `t${string}`;

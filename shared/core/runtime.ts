@@ -15,8 +15,10 @@ export type Answer = Body | Op<Body> | undefined;
 export interface Service {
   /** Runs once at the start. */
   boot?(): Op<void>;
-  /** One request or notice. Throw Refused for what the sender may not ask. */
-  onRequest(from: Peer, body: Body): Answer;
+  /** One request or notice, with its id. Throw Refused for what the sender may not ask. */
+  onRequest(from: Peer, body: Body, id: number): Answer;
+  /** Runs at the end of every step, before its effects leave. */
+  endStep?(): void;
   inspect(): unknown;
 }
 
@@ -136,6 +138,13 @@ export class Runtime implements Core {
     return this.#flush();
   }
 
+  /** Runs `run` as if a message had brought it: for what reaches a core another way than by messages. */
+  enter(now: Nanos, run: () => void): readonly Effect[] {
+    this.#now = now;
+    run();
+    return this.#flush();
+  }
+
   inspect(): unknown {
     return {
       ...(this.#service?.inspect() as object),
@@ -182,6 +191,11 @@ export class Runtime implements Core {
 
   trace(event: string, detail: unknown): void {
     this.#effects.push({ do: 'trace', event, detail });
+  }
+
+  /** What an earlier life of this service answered to a request of `peer`: it is answered so again if it comes again. */
+  remember(peer: Peer, id: number, answer: Body): void {
+    this.#inboxOf(peer).answers.set(id, reply(id, this.#nextId++, answer));
   }
 
   /** A peer is gone for good (its domain died): calls to it fail at once, what it asked is forgotten. */
@@ -324,11 +338,7 @@ export class Runtime implements Core {
     const message = envelope.body;
     const service = this.#service;
     if (message === undefined || service === undefined) return;
-    let inbox = this.#inboxes.get(from);
-    if (inbox === undefined) {
-      inbox = { answers: new Map(), running: new Set(), floor: 0 };
-      this.#inboxes.set(from, inbox);
-    }
+    const inbox = this.#inboxOf(from);
     if (envelope.oldestPending > inbox.floor) {
       inbox.floor = envelope.oldestPending;
       for (const id of inbox.answers.keys()) {
@@ -351,7 +361,7 @@ export class Runtime implements Core {
     }
     let answer: Answer;
     try {
-      answer = service.onRequest(from, message);
+      answer = service.onRequest(from, message, id);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       this.#answer(inbox, from, refusal(id, this.#nextId++, error.message));
@@ -362,21 +372,29 @@ export class Runtime implements Core {
       this.#answer(inbox, from, reply(id, this.#nextId++, answer));
       return;
     }
-    const box = inbox;
-    box.running.add(id);
+    inbox.running.add(id);
     this.spawn(
       `${message.$case} of ${from}`,
       answer,
       (value) => {
-        box.running.delete(id);
-        this.#answer(box, from, reply(id, this.#nextId++, value));
+        inbox.running.delete(id);
+        this.#answer(inbox, from, reply(id, this.#nextId++, value));
       },
       (error) => {
-        box.running.delete(id);
+        inbox.running.delete(id);
         const text = error instanceof Error ? error.message : String(error);
-        this.#answer(box, from, refusal(id, this.#nextId++, text));
+        this.#answer(inbox, from, refusal(id, this.#nextId++, text));
       },
     );
+  }
+
+  #inboxOf(peer: Peer): Inbox {
+    let inbox = this.#inboxes.get(peer);
+    if (inbox === undefined) {
+      inbox = { answers: new Map(), running: new Set(), floor: 0 };
+      this.#inboxes.set(peer, inbox);
+    }
+    return inbox;
   }
 
   #answer(inbox: Inbox, to: Peer, envelope: Envelope): void {
@@ -394,6 +412,7 @@ export class Runtime implements Core {
   }
 
   #flush(): readonly Effect[] {
+    this.#service?.endStep?.();
     const next = this.#timers.next();
     if (next < this.#wakeAt) {
       this.#wakeAt = next;

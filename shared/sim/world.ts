@@ -170,7 +170,22 @@ export class World {
     this.#mixWord(envelope.inReplyTo >>> 0);
     const bulk = bulkBytes(envelope);
     if (bulk > BULK_LIMIT) this.#mixWord(bulk);
-    else for (const byte of encodeEnvelope(envelope)) this.#mixWord(byte);
+    else this.#mixBytes(encodeEnvelope(envelope));
+  }
+
+  #mixBytes(bytes: Uint8Array): void {
+    let a = this.#hashA;
+    let b = this.#hashB;
+    const whole = bytes.length & ~3;
+    for (let i = 0; i < whole; i += 4) {
+      const word = bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24);
+      a = Math.imul(a ^ word, 0x01000193);
+      b = (Math.imul(b ^ word, 0x85ebca6b) + 0x27d4eb2f) | 0;
+    }
+    this.#hashA = a >>> 0;
+    this.#hashB = b >>> 0;
+    for (let i = whole; i < bytes.length; i++) this.#mixWord(bytes[i]!);
+    this.#mixWord(bytes.length);
   }
 
   #mix(text: string): void {

@@ -18,12 +18,15 @@ import { formatSbdf, ridOf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { BusAbort, type CpuBus, write32Op } from '#shared/kernel/cpu-bus.ts';
 import { type BarInfo, type ConfigAccess, type FoundFunction, findCapability } from '#shared/kernel/pci-core.ts';
 import type { IrqDomain, Vectors } from '../its/irq-domain.ts';
+import type { Pages } from '../kernel/pages.ts';
 
 /** What a driver may use. */
 export interface DriverKit {
   readonly config: ConfigAccess;
   readonly cpu: CpuBus;
   readonly irqDomain: IrqDomain;
+  /** Memory for queues and buffers; what a driver took it gives back in `remove`. */
+  readonly pages: Pages;
   trace(event: string, detail: unknown): void;
 }
 

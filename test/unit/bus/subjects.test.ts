@@ -61,6 +61,23 @@ describe('what a guest may do', () => {
   });
 });
 
+test('xenstored speaks as a process of dom0: on its CPUs and to its kernel, and watches go to anybody', () => {
+  assert.deepEqual([...permissionsOf('xenstored').publish].sort(), [
+    'cv.*.hello.xenstored',
+    'cv.*.reply.xenstored',
+    'cv.*.watch.xenstored',
+    'cv.d0.ring.xenstored',
+    'cv.hardware.cpu.xenstored',
+  ]);
+  assert.isFalse(mayPublish('xenstored', 'cv.hardware.cpu.d0'));
+});
+
+test('only dom0 tells xenstored of events on store rings', () => {
+  for (const peer of ['hardware', 'xen', 'd1', 'operator', 'vacant'] as const)
+    assert.isFalse(mayPublish(peer, `cv.xenstored.ring.${peer}`), peer);
+  assert.isTrue(mayPublish('d0', 'cv.xenstored.ring.d0'));
+});
+
 test('only xen reaches the EL2 interface', () => {
   for (const peer of ['hardware', 'xenstored', 'd0', 'd1', 'operator', 'vacant'] as const) {
     assert.isFalse(mayPublish(peer, 'cv.hardware.el2.xen'), peer);

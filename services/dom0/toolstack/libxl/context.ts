@@ -10,6 +10,7 @@ import { busOf, deviceOf, functionOf, type Sbdf, segmentOf } from '#shared/ids/s
 import { HypercallFailed } from '#shared/kernel/hypercalls.ts';
 import { Changes } from '#shared/kernel/xenstore-client.ts';
 import type { Kernel } from '../../kernel/boot.ts';
+import type { StoreRings } from '../../kernel/store-rings.ts';
 import type { Backends } from '../../pciback/backend.ts';
 import type { PlacedBar } from '../../pciback/nodes.ts';
 import type { Pool } from '../../pciback/pool.ts';
@@ -103,6 +104,7 @@ export class Guest {
 
 export interface Libxl {
   readonly kernel: Kernel;
+  readonly storeRings: StoreRings;
   readonly pool: Pool;
   readonly backends: Backends;
   readonly guests: Map<number, Guest>;

@@ -1,8 +1,8 @@
 /**
  * `xl create` (libxl_create.c, libxl_dom.c, libxl_arm.c; libxc xg_dom_arm.c, xg_dom_boot.c): builds a domain step by step,
  * hands it to a guest process that was waiting, and lets it run. The undo of each step stands beside it.
- * Not modelled: a kernel image, which is the guest process itself; console and store pages exist and are named, but no
- * grant is made for them and no ring is in them. Soft reset, migration, device models.
+ * Not modelled: a kernel image, which is the guest process itself; the console's page exists, is named and
+ * granted, but no ring is in it. Soft reset, migration, device models.
  * Deviates from libxl: `passthrough` defaults to enabled, also without devices in the configuration, so that any guest can
  * get one later (T11).
  */
@@ -14,8 +14,19 @@ import { HVM_PARAM } from '#shared/abi/hvm.ts';
 import { body } from '#shared/core/core.ts';
 import { call, type Op, Undo, withLock } from '#shared/core/op.ts';
 import { Prng } from '#shared/core/prng.ts';
-import { Guest, type Libxl, LibxlFailed, type Log, plain, RC, reasonOf, undoFailed } from './context.ts';
+import {
+  DEVICE_WAIT_NS,
+  Guest,
+  type Libxl,
+  LibxlFailed,
+  type Log,
+  plain,
+  RC,
+  reasonOf,
+  undoFailed,
+} from './context.ts';
 import { devicetreeIpa, guestDevicetree, ramBanks } from './guest-devicetree.ts';
+import { initStorePage, seedGrantTable, writeGuest } from './guest-memory.ts';
 import { pciAdd } from './pci-add.ts';
 import { pciRemoveAll } from './pci-remove.ts';
 import { domainNodes, removeDomainNodes, writeNodes } from './xenstore-layout.ts';
@@ -76,6 +87,8 @@ function* build(ctx: Libxl, log: Log, config: DomainConfig, paused: boolean, und
   yield* hypercalls.hvm_set_param(domid, HVM_PARAM.CONSOLE_EVTCHN, consolePort);
   yield* hypercalls.hvm_set_param(domid, HVM_PARAM.STORE_PFN, STORE_GFN);
   yield* hypercalls.hvm_set_param(domid, HVM_PARAM.STORE_EVTCHN, storePort);
+  yield* seedGrantTable(ctx, domid, { consoleGfn: CONSOLE_GFN, storeGfn: STORE_GFN });
+  yield* initStorePage(ctx, domid, STORE_GFN);
 
   const tree = guestDevicetree({ memoryBytes, vcpus: config.vcpus, cmdline: config.cmdline });
   const treeIpa = devicetreeIpa(memoryBytes, tree.length);
@@ -154,34 +167,6 @@ function extentsFrom(at: number, end: number, order: number, orders: readonly nu
   return Array.from({ length: count }, (_, i) => at + i * 2 ** order);
 }
 
-/** Writes into a domain's memory through foreign mappings of its pages. */
-function* writeGuest(ctx: Libxl, domid: number, ipa: number, data: Uint8Array): Op<void> {
-  const { hypercalls, region, cpu } = ctx.kernel;
-  const gfn = ipa / XEN_PAGE_SIZE;
-  const count = Math.ceil(data.length / XEN_PAGE_SIZE);
-  const at = Array.from({ length: count }, () => region.take());
-  const undo = new Undo();
-  undo.push(
-    'region',
-    plain(() => {
-      for (const page of at) region.give(page);
-    }),
-  );
-  try {
-    yield* hypercalls.map_foreign(
-      domid,
-      Array.from({ length: count }, (_, i) => gfn + i),
-      at,
-    );
-    for (const page of at) undo.push('foreign page', () => hypercalls.remove_from_physmap(page));
-    for (let i = 0; i < count; i++) {
-      yield* cpu.write(at[i]! * XEN_PAGE_SIZE, data.subarray(i * XEN_PAGE_SIZE, (i + 1) * XEN_PAGE_SIZE));
-    }
-  } finally {
-    yield* undo.run(undoFailed(ctx));
-  }
-}
-
 function* introduce(
   ctx: Libxl,
   guest: Guest,
@@ -207,7 +192,10 @@ function* introduce(
   });
   yield* store.transaction((tx) => writeNodes(tx, nodes));
   yield* store.introduce(domid, STORE_GFN, storePort);
-  undo.push('introduce', () => store.release(domid));
+  undo.push('introduce', function* () {
+    yield* store.release(domid);
+    yield* ctx.storeRings.waitGone(domid, DEVICE_WAIT_NS);
+  });
 }
 
 /** A process for the domain: it makes a key pair, the key keeper signs what that domain may do, the process gets it. */

@@ -41,6 +41,8 @@ function* destroyLocked(ctx: Libxl, log: Log, guest: Guest, crashed: boolean): O
   }
   if (kept !== undefined) log.errorWith(`Domain ${domid}:xc_domain_destroy failed`, kept);
   yield* attempt(log, `Domain ${domid}:release in xenstore`, store.release(domid));
+  // xenstored lets go of the store page: it is freed with its last mapping.
+  yield* attempt(log, `Domain ${domid}:store ring`, ctx.storeRings.waitGone(domid, DEVICE_WAIT_NS));
   const nodes = store.transaction((tx) => removeDomainNodes(tx, domid, guest.uuid));
   yield* attempt(log, `Domain ${domid}:xenstore nodes`, nodes);
   yield* attempt(log, `Domain ${domid}:credential`, revokeCredential(ctx, domid));
