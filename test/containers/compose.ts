@@ -110,6 +110,12 @@ export class ComposedHost {
     await container.dockerode.getContainer(id).kill({ signal: 'SIGKILL' });
   }
 
+  /** How often the engine has started it again. */
+  async restarts(id: string): Promise<number> {
+    const { container } = await getContainerRuntimeClient();
+    return (await container.dockerode.getContainer(id).inspect()).RestartCount;
+  }
+
   async start(id: string): Promise<void> {
     const { container } = await getContainerRuntimeClient();
     await container.dockerode.getContainer(id).start();

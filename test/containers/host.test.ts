@@ -31,6 +31,9 @@ interface Registers {
   readonly msixEnable: boolean;
 }
 
+/** SIGKILL of the service in a container, from inside, as if it had crashed: what `docker kill` ends stays ended. */
+const KILL_SERVICE = 'for p in /proc/[0-9]*; do grep -q "main[.]ts" $p/cmdline && kill -9 $(basename $p); done; true';
+
 /** What the registers of a function say, as dom0 reads them now. */
 async function registersOf(bdf: string): Promise<Registers> {
   const config = parseLspci(await host.must('lspci', '-xxxx'), 'lspci').find((f) => f.sbdf === parseSbdf(bdf))!.config;
@@ -129,6 +132,14 @@ describe('a host in containers', () => {
     };
     assert.isAtLeast(await dmaOfGuest2(death()), 2);
     await host.start(container);
+  });
+
+  test('keeps the store when xenstored is killed, and the toolstack goes on', async () => {
+    const [id] = await host.containers('xenstored');
+    await host.compose('exec', '-T', 'xenstored', 'sh', '-c', KILL_SERVICE);
+    await expect.poll(() => host.restarts(id!), { timeout: 30_000 }).toBe(1);
+    await expect.poll(async () => [...(await domids()).keys()], { timeout: 30_000 }).toEqual(['Domain-0', 'guest2']);
+    assert.include(await host.must('xl', 'pci-list', 'guest2'), DEVICE_OF_GUEST2);
   });
 
   test('gives that function to the next guest', async () => {

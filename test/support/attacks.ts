@@ -240,6 +240,16 @@ export function forbiddenMessages(f: Battlefield): readonly { what: string; to: 
     },
     { what: "reads the other's configuration space", to: victim, message: body('lspciRequest', {}) },
     {
+      what: "has dom0's kernel map the other's store page",
+      to: 'd0',
+      message: body('storeRingRequest', { what: { $case: 'map', value: { domid: f.victim } } }),
+    },
+    {
+      what: 'tells the store daemon of events on a ring',
+      to: 'xenstored',
+      message: body('storeRingEvent', { port: 1 }),
+    },
+    {
       what: 'answers a trap in the place of the machine',
       to: 'xen',
       message: body('trapRequest', {

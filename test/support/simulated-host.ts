@@ -29,7 +29,11 @@ export class TwoGuests {
   /** Sees every request that arrives. */
   onRequest: ((from: Peer, to: Peer, id: number) => void) | undefined;
 
-  constructor(seed: number) {
+  readonly #extra: string;
+
+  /** `extra` is the command line of both guests. */
+  constructor(seed: number, extra = '') {
+    this.#extra = extra;
     this.host = new SimulatedHost(board, {
       seed,
       onEvent: (_at, what, detail) => {
@@ -74,7 +78,8 @@ export class TwoGuests {
   }
 
   xl(line: string): XlResult {
-    const readFile = (name: string): string => `name = "${name}"\nmemory = 96\nvcpus = 1\npassthrough = "enabled"\n`;
+    const readFile = (name: string): string =>
+      `name = "${name}"\nmemory = 96\nvcpus = 1\npassthrough = "enabled"\nextra = "${this.#extra}"\n`;
     return this.operate(() => xl(splitWords(line), { readFile }));
   }
 

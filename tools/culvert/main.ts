@@ -5,8 +5,12 @@ import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { writeHostKeys } from '../host/keys.ts';
 import { type SimOptions, sim } from '../sim/seeds.ts';
 import { xl } from '../xl/commands.ts';
+import { type BoardOptions, board } from './board.ts';
+import { inspect } from './inspect.ts';
 import { type ListenOptions, listen } from './listen.ts';
 import { lspci } from './lspci.ts';
+import { replay } from './replay.ts';
+import { replayXenstore } from './replay-xenstore.ts';
 import { run } from './run.ts';
 import { asOperator, findTarget } from './session.ts';
 import { down, host, status, up } from './up.ts';
@@ -89,6 +93,12 @@ program
   .action(doing((scenario: string, options: SimOptions) => sim(scenario, options)));
 
 program
+  .command('replay-xenstore')
+  .description('replay the trace of a real xenstored and compare what it answered')
+  .argument('<trace>', 'what xenstored -T wrote, plain or gzip')
+  .action(doing(async (trace: string) => replayXenstore(trace)));
+
+program
   .command('down')
   .description('end the host that "up" started')
   .action(doing(() => down()));
@@ -129,6 +139,42 @@ program
         ...(options.domain === undefined ? {} : { domain: options.domain }),
         hex: options.hex === true,
       }),
+    ),
+  );
+
+program
+  .command('board')
+  .description('what a device tree offers a machine, or why it is refused')
+  .argument('<file>', 'a device tree blob or a board file')
+  .option('--without <parts...>', 'what it may lack: msi, smmu')
+  .option('--json', 'print one JSON document')
+  .action((file: string, options: BoardOptions) => {
+    const report = board(file, options);
+    process.stdout.write(report.stdout);
+    process.stderr.write(report.stderr);
+    exitStatus = report.exit;
+  });
+
+program
+  .command('replay')
+  .description('a recorded boot of a real kernel, replayed on the GIC, the ITS and the SMMU')
+  .argument('<folder>', 'with trace.log (or trace.log.gz) and machine.dtb')
+  .option('--json', 'print one JSON document')
+  .action((folder: string, options: { json?: boolean }) => {
+    const report = replay(folder, options);
+    process.stdout.write(report.stdout);
+    exitStatus = report.exit;
+  });
+
+program
+  .command('inspect')
+  .description('what a service holds now: hardware, xen, xenstored, dom0 or a domain')
+  .argument('<service>')
+  .argument('[path]', 'a part of the tree, such as gic.pcpus.0', '')
+  .option('--json', 'print one JSON document')
+  .action(
+    doing((service: string, path: string, options: { json?: boolean }) =>
+      inspect(service, path, { ...program.opts(), ...options }),
     ),
   );
 

@@ -32,6 +32,11 @@ export class HostError extends Error {
 const SERVICES = ['hardware', 'xen', 'xenstored', 'dom0'] as const;
 const PEER_OF = { hardware: 'hardware', xen: 'xen', xenstored: 'xenstored', dom0: 'd0' } as const;
 const BROKER_WAIT_MS = 10_000;
+/** A path of a Unix socket has at most 107 bytes: what is longer than this leaves no room for its name. */
+const RUNDIR_BYTES_MAX = 90;
+/** xenstored goes on from its journal when it is started again: so often within a minute, then it is given up. */
+const STORE_RESTARTS_MAX = 5;
+const MINUTE_MS = 60_000;
 /** From SIGTERM to SIGKILL. */
 const END_GRACE_MS = 3000;
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -40,6 +45,9 @@ export class Host {
   readonly #options: HostOptions;
   readonly dir: string;
   readonly #ownDir: boolean;
+  readonly #ownRundir: boolean;
+  /** When it was started again. */
+  #storeRestarts: number[] = [];
   #files: KeyFiles | undefined;
   #nats: { readonly url: string; readonly pid: number; stop(): Promise<void> } | undefined;
   #taker: Taker | undefined;
@@ -52,6 +60,9 @@ export class Host {
     this.#options = options;
     this.#ownDir = options.dir === undefined;
     this.dir = options.dir ?? mkdtempSync(join(tmpdir(), 'culvert-'));
+    const rundir = join(this.dir, 'xenstored');
+    this.#ownRundir = Buffer.byteLength(rundir) > RUNDIR_BYTES_MAX;
+    this.xenstoredRundir = this.#ownRundir ? mkdtempSync(join(tmpdir(), 'culvert-xs-')) : rundir;
   }
 
   /** Starts everything; when one part fails, what was started is ended and the error says which. */
@@ -69,6 +80,9 @@ export class Host {
   get url(): string {
     return this.#options.external?.url ?? this.#nats?.url ?? '';
   }
+
+  /** Where xenstored listens: `socket` for dom0's tools, `dom<N>.sock` for each introduced domain. */
+  readonly xenstoredRundir: string;
 
   get operatorCreds(): string {
     return readFileSync(this.#keys.credsOf('operator'), 'utf8');
@@ -110,7 +124,10 @@ export class Host {
       onTaken: ({ domid, creds }) => this.#startGuest(domid, creds),
       onClosed: (error) => this.#stopping || this.#options.onServiceEnd('nats-server', error.message),
     });
+    // A host that starts is a machine that was reset: what its store held is gone.
+    rmSync(this.#journalDir, { recursive: true, force: true });
     for (const service of SERVICES) this.#startService(service);
+    report(`xenstore socket ${join(this.xenstoredRundir, 'socket')}`);
     report(`started ${[...this.#children].map(([name, child]) => `${name} (pid ${child.pid})`).join(', ')}`);
   }
 
@@ -118,13 +135,34 @@ export class Host {
     const extra: Record<string, string> = {};
     if (service === 'hardware') extra['CULVERT_BOARD'] = resolve(this.#options.boardFile);
     if (service === 'xen') extra['CULVERT_BROKER_CREDS'] = this.#keys.brokerCreds;
+    if (service === 'xenstored') {
+      extra['XENSTORED_RUNDIR'] = this.xenstoredRundir;
+      extra['XENSTORED_GUEST_SOCKETS'] = '1';
+      extra['XENSTORED_JOURNAL'] = this.#journalDir;
+    }
     if (service === 'dom0') extra['CULVERT_KEY_RING'] = this.#keys.keyRing;
     const child = this.#spawn(service, service, this.#keys.credsOf(PEER_OF[service]), extra);
     child.once('exit', (code, signal) => {
       this.#children.delete(service);
       const words = signal === null ? this.#lastWords(service) : '';
-      if (!this.#stopping) this.#options.onServiceEnd(service, `${ended(code, signal)}${words}`);
+      if (this.#stopping) return;
+      if (service === 'xenstored' && signal !== null && this.#mayRestartStore()) {
+        this.#startService(service);
+        this.#options.report(`xenstored ${ended(code, signal)}; started again (pid ${this.pids['xenstored']})`);
+        return;
+      }
+      this.#options.onServiceEnd(service, `${ended(code, signal)}${words}`);
     });
+  }
+
+  #mayRestartStore(): boolean {
+    const now = Date.now();
+    this.#storeRestarts = [...this.#storeRestarts.filter((at) => now - at < MINUTE_MS), now];
+    return this.#storeRestarts.length <= STORE_RESTARTS_MAX;
+  }
+
+  get #journalDir(): string {
+    return join(this.dir, 'xenstored-journal');
   }
 
   #startGuest(domid: number, creds: string): void {
@@ -203,6 +241,7 @@ export class Host {
     await this.#taker?.stop().catch(() => undefined);
     await Promise.all([...this.#children.values()].map((child) => endChild(child)));
     await this.#nats?.stop();
+    if (this.#ownRundir) rmSync(this.xenstoredRundir, { recursive: true, force: true });
     if (this.#ownDir) rmSync(this.dir, { recursive: true, force: true });
   }
 }

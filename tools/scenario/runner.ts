@@ -248,15 +248,17 @@ export class Operator implements Service {
     return JSON.parse(reply.result) as Record<string, unknown>;
   }
 
-  *#dmaCheck({ guest, bytes, seed }: { guest: string; bytes: number; seed: number }): Op<string> {
-    const result = yield* this.#guest(guest, 'dma-check', { bytes, seed });
+  *#dmaCheck(step: Extract<SimpleStep, { dmaCheck: unknown }>['dmaCheck']): Op<string> {
+    const { guest, bytes, seed } = step;
+    const result = yield* this.#guest(guest, 'dma-check', { ...deviceOf(step), bytes, seed });
     const problems = differences(result, { bytesWritten: `>= ${bytes}`, bytesRead: `>= ${bytes}`, mismatches: 0 });
     if (problems.length > 0) throw new StepFailed(problems);
     return `${guest} wrote ${mib(result['bytesWritten'])} and read ${mib(result['bytesRead'])} by DMA, 0 words differ`;
   }
 
-  *#interrupts({ guest, count, vectors }: { guest: string; count: number; vectors: number }): Op<string> {
-    const result = yield* this.#guest(guest, 'interrupts', { count, vectors });
+  *#interrupts(step: Extract<SimpleStep, { interrupts: unknown }>['interrupts']): Op<string> {
+    const { guest, count, vectors } = step;
+    const result = yield* this.#guest(guest, 'interrupts', { ...deviceOf(step), count, vectors });
     const perVector = result['perVector'] as number[];
     const problems = differences(result, { delivered: `>= ${count}`, lost: 0 });
     if (perVector.filter((n) => n > 0).length < vectors)
@@ -279,7 +281,12 @@ export class Operator implements Service {
     const address = yield* this.#addressOf(step.address);
     const before = (yield* this.#ask('xen', 'smmu.events')) as SmmuEvent[];
     const seen = before.at(-1)?.sequence ?? 0;
-    const result = yield* this.#guest(step.guest, 'dma-access', { op: step.operation, address, bytes: 4 });
+    const result = yield* this.#guest(step.guest, 'dma-access', {
+      ...deviceOf(step),
+      op: step.operation,
+      address,
+      bytes: 4,
+    });
     const hex = `0x${address.toString(16)}`;
     if (result['aborted'] !== true) throw new StepFailed([`the ${step.operation} of ${hex} was not stopped`]);
     const end = this.#runtime.now + SETTLE_LIMIT_NS;
@@ -358,6 +365,11 @@ interface SmmuEvent {
   readonly streamId: number;
   readonly address: number;
   readonly isWrite: boolean;
+}
+
+/** The argument that names one of a guest's devices, when a step does. */
+function deviceOf(step: { readonly bdf?: string | undefined }): Record<string, string> {
+  return step.bdf === undefined ? {} : { bdf: step.bdf };
 }
 
 function titleOf(step: ScenarioStep): string {

@@ -36,13 +36,22 @@ const guestStep = z.strictObject({
   expect: expectation.optional(),
 });
 
+/** Which of a guest's devices, as the guest calls it; its first one when absent. */
+const bdf = z.string().optional();
+
 const dmaCheckStep = z.strictObject({
-  dmaCheck: z.strictObject({ guest: z.string(), bytes: sizeText, seed: z.number().int().nonnegative().default(1) }),
+  dmaCheck: z.strictObject({
+    guest: z.string(),
+    bdf,
+    bytes: sizeText,
+    seed: z.number().int().nonnegative().default(1),
+  }),
 });
 
 const interruptsStep = z.strictObject({
   interrupts: z.strictObject({
     guest: z.string(),
+    bdf,
     count: z.number().int().positive(),
     vectors: z.number().int().positive().max(32),
   }),
@@ -52,6 +61,7 @@ const stoppedStep = z.strictObject({
   /** The guest has its device access an address; the access must be stopped and reported by the SMMU. */
   stopped: z.strictObject({
     guest: z.string(),
+    bdf,
     operation: z.enum(['read', 'write']),
     address,
     event: z.string().default('F_TRANSLATION'),

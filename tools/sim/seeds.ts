@@ -14,6 +14,8 @@ export interface SimOptions {
 /** Seeds given to a worker at a time. */
 const BATCH = 5;
 const PROGRESS_EVERY = 100;
+/** Nearly all that a run allocates is short-lived: with room for it, little is ever copied. */
+const YOUNG_GENERATION_MB = 128;
 
 export async function sim(file: string, options: SimOptions): Promise<number> {
   const scenario = readScenario(file);
@@ -39,7 +41,10 @@ export async function sim(file: string, options: SimOptions): Promise<number> {
     if (done % PROGRESS_EVERY === 0) say(`${done} seeds in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   };
   const runWorker = async (): Promise<void> => {
-    const worker = new Worker(new URL('./seeds-worker.ts', import.meta.url), { workerData: { file } });
+    const worker = new Worker(new URL('./seeds-worker.ts', import.meta.url), {
+      workerData: { file },
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+    });
     try {
       await new Promise<void>((finish, fail) => {
         const give = (): void => {
