@@ -200,6 +200,11 @@ program
     }),
   );
 
+// Who reads our output may go away (`| head`): then there is nothing left to do, unless a command ends itself in order.
+process.stdout.on('error', () => {
+  if (process.stdout.listenerCount('error') === 1) process.exit(0);
+});
+
 try {
   await program.parseAsync();
 } catch (error) {

@@ -6,6 +6,7 @@
  */
 import { type Op, withLock } from '#shared/core/op.ts';
 import { failedWith } from '#shared/kernel/hypercalls.ts';
+import { type XenstoreClient, XenstoreError } from '#shared/kernel/xenstore-client.ts';
 import { DEVICE_WAIT_NS, type Guest, type Libxl, LibxlFailed, Log, RC, reasonOf } from './context.ts';
 import { revokeCredential } from './domain-create.ts';
 import { pciRemoveAllLocked } from './pci-remove.ts';
@@ -40,7 +41,7 @@ function* destroyLocked(ctx: Libxl, log: Log, guest: Guest, crashed: boolean): O
     if (!failedWith(error, 'ESRCH')) kept = error;
   }
   if (kept !== undefined) log.errorWith(`Domain ${domid}:xc_domain_destroy failed`, kept);
-  yield* attempt(log, `Domain ${domid}:release in xenstore`, store.release(domid));
+  yield* attempt(log, `Domain ${domid}:release in xenstore`, released(store, domid));
   // xenstored lets go of the store page: it is freed with its last mapping.
   yield* attempt(log, `Domain ${domid}:store ring`, ctx.storeRings.waitGone(domid, DEVICE_WAIT_NS));
   const nodes = store.transaction((tx) => removeDomainNodes(tx, domid, guest.uuid));
@@ -48,6 +49,15 @@ function* destroyLocked(ctx: Libxl, log: Log, guest: Guest, crashed: boolean): O
   yield* attempt(log, `Domain ${domid}:credential`, revokeCredential(ctx, domid));
   if (kept !== undefined) throw new LibxlFailed(RC.FAIL);
   ctx.guests.delete(domid);
+}
+
+/** xenstored hears of the end of a domain from Xen as well: one that it has let go of already is released. */
+function* released(store: XenstoreClient, domid: number): Op<void> {
+  try {
+    yield* store.release(domid);
+  } catch (error) {
+    if (!(error instanceof XenstoreError && error.code === 'ENOENT')) throw error;
+  }
 }
 
 function* attempt(log: Log, text: string, op: Op<void>): Op<void> {
