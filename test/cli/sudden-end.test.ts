@@ -1,4 +1,5 @@
 /** Hosts and runs that somebody ends in the middle: nothing of them stays. */
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { cpSync, readFileSync } from 'node:fs';
 import { afterEach, assert, beforeEach, describe, expect, test } from 'vitest';
@@ -38,6 +39,22 @@ describe('a host that did not end well', () => {
     await expect.poll(async () => (await culvert('status')).stderr).toMatch(/has died .*clear up with "culvert down"/);
     assert.equal((await culvert('down')).status, 0);
     assert.deepEqual(place.processes(), []);
+  });
+
+  test('leaves a process alone that only names its folder', { timeout: 60_000 }, async () => {
+    const shell = spawn('sleep', ['120'], {
+      env: { ...process.env, XENSTORED_RUNDIR: place.path('.culvert/host/xenstored') },
+      stdio: 'ignore',
+    });
+    const ended = once(shell, 'exit');
+    try {
+      assert.deepInclude(await culvert('up'), { status: 0, stderr: '' });
+      assert.equal((await culvert('down')).status, 0);
+      assert.equal(shell.exitCode ?? shell.signalCode, null);
+    } finally {
+      shell.kill();
+      await ended;
+    }
   });
 });
 

@@ -1,12 +1,12 @@
 /** `culvert up`, `down` and `status`: a host that stays until it is taken down. */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { body } from '#shared/core/core.ts';
 import { call, Indefinite, sleep } from '#shared/core/op.ts';
 import { endProcess, isAlive } from '../host/nats-server.ts';
-import { Host } from '../host/supervisor.ts';
+import { HOST_DIR_MARK, Host } from '../host/supervisor.ts';
 import { checkedBoard } from '../sim/checked-board.ts';
 import { externalBroker } from './external.ts';
 import {
@@ -30,15 +30,21 @@ const DOWN_LIMIT_MS = 10_000;
 const stateFile = join(STATE_DIR, 'host.json');
 
 /**
- * Ends what a supervisor that was killed could not end itself: processes of ours that name its folder in their command
- * line or environment. Finds none where there is no /proc.
+ * Ends what a supervisor that was killed could not end itself: its services, by the mark in their environment, and its
+ * nats-server, by the folder of its configuration. A process that merely names the folder is somebody else's. Finds
+ * none where there is no /proc.
  */
 async function endStrays(): Promise<void> {
-  const folder = `${resolve(STATE_DIR)}/`;
+  const folder = resolve(STATE_DIR);
   const strays = (existsSync('/proc') ? readdirSync('/proc') : []).filter((pid) => {
     if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
     try {
-      return `${readFileSync(`/proc/${pid}/cmdline`)}\0${readFileSync(`/proc/${pid}/environ`)}`.includes(folder);
+      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+      const isBroker =
+        basename(words[0] ?? '') === 'nats-server' && words.some((word) => word.startsWith(`${folder}/`));
+      return (
+        isBroker || readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(`${HOST_DIR_MARK}=${folder}`)
+      );
     } catch {
       return false; // gone meanwhile, or somebody else's
     }

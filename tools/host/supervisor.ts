@@ -24,6 +24,9 @@ export interface HostOptions {
   onServiceEnd(name: string, detail: string): void;
 }
 
+/** In the environment of every process of a host: whose it is, in case that the supervisor dies before them. */
+export const HOST_DIR_MARK = 'CULVERT_HOST_DIR';
+
 /** A host could not be started, or broke; one line. */
 export class HostError extends Error {
   override name = 'HostError';
@@ -183,7 +186,7 @@ export class Host {
     const log = createWriteStream(join(this.dir, 'logs', `${name}.log`));
     const child = spawn(process.execPath, [join(ROOT, 'services', service, 'main.ts')], {
       cwd: ROOT,
-      env: { ...passedOn(), NATS_URL: this.url, CULVERT_CREDS: creds, ...extra },
+      env: { ...passedOn(), [HOST_DIR_MARK]: this.dir, NATS_URL: this.url, CULVERT_CREDS: creds, ...extra },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     child.stdout?.pipe(log, { end: false });
