@@ -85,8 +85,11 @@ function onMovi(c: EventToCollection, tables: ItsTables, lpis: LpiSink): ItsProb
   const problem = lookUpEvent(tables, lpis, c.deviceId, c.eventId);
   if (problem !== undefined) return problem;
   const { pIntid, processorNumber: from } = tables;
+  if (!lpis.hasProcessor(from)) return 'procnum-oor';
   if (c.icid >= tables.collections.entries) return 'collection-oor';
   if (!tables.readCollection(c.icid)) return 'unmapped-collection';
+  // The ITS wrote no such entry: software did.
+  if (!lpis.hasProcessor(tables.processorNumber)) return 'procnum-oor';
   tables.writeEvent(c.deviceId, c.eventId, true, pIntid, c.icid);
   const to = tables.processorNumber;
   if (to !== from && lpis.clearLpiPending(from, pIntid)) lpis.setLpiPending(to, pIntid);

@@ -218,6 +218,21 @@ describe('an ITS', () => {
     assert.equal(b.iar(0), 8192);
   });
 
+  test.each([
+    ['to', 1],
+    ['from', 0],
+  ] as const)('MOVI %s a collection that names no PE, as only software writes it, moves nothing', (_way, icid) => {
+    const b = mapped();
+    b.msi(DEVICE, 3);
+    b.command(encodeMapc({ icid, rdbase: icid, valid: true }));
+    b.ram.write32(COLLECTION_TABLE + 8 * icid, 0xffff);
+    b.command(encodeMovi({ deviceId: DEVICE, eventId: 3, icid: 1 }));
+    assert.deepEqual(b.its.counts.commandProblems, { 'MOVI: procnum-oor': 1 });
+    assert.equal(b.ram.read32(ITT + 28) & 0xffff, 0);
+    assert.equal(b.iar(0), LPI);
+    assert.equal(b.iar(1), NOTHING);
+  });
+
   test('the tables lie in RAM in the format that is written down', () => {
     const b = mapped();
     assert.equal(b.ram.read32(DEVICE_TABLE + 8 * DEVICE), (ITT | 4) >>> 0);
