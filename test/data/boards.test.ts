@@ -6,12 +6,12 @@ import type { BoardLack } from '#shared/board/description.ts';
 import { BoardError, type BoardTree } from '#shared/board/parts.ts';
 import { readBoardTree } from '#shared/board/tree/read.ts';
 import type { Op } from '#shared/core/op.ts';
-import { busOf, devfnOf, formatSbdf, segmentOf } from '#shared/ids/sbdf.ts';
-import type { ConfigAccess } from '#shared/kernel/pci-core.ts';
+import { formatSbdf } from '#shared/ids/sbdf.ts';
 import { parseLspci } from '#shared/lspci/dump.ts';
 import { enumerate } from '../../services/dom0/kernel/enumerate.ts';
 import type { Board } from '../../services/hardware/board.ts';
 import { Machine } from '../../services/hardware/machine.ts';
+import { accessThrough, hostOf } from '../support/bridge-access.ts';
 import { sharedData } from '../support/data.ts';
 import { boardOfDump, type LeftOut, unseen } from '../support/dump-board.ts';
 
@@ -237,31 +237,8 @@ function withoutFarDomains(text: string): { kept: string; far: LeftOut[] } {
 function enumerateAll(board: Board): { vendorId: number; deviceId: number }[] {
   const machine = new Machine(board, { after: () => {} }, { interruptPending: () => {} });
   return board.bridges.flatMap((bridge) => {
-    const at = (sbdf: number, offset: number): number => {
-      assert.equal(segmentOf(sbdf), bridge.segment);
-      return bridge.ecam.pa + (busOf(sbdf) - bridge.busRange.first) * 0x10_0000 + devfnOf(sbdf) * 0x1000 + offset;
-    };
-    const access: ConfigAccess = {
-      read: (sbdf, offset, size) => ready(machine.bus.read(at(sbdf, offset), size) ? machine.bus.low : 0xffff_ffff),
-      write: (sbdf, offset, size, value) => ready(void machine.bus.write(at(sbdf, offset), size, value)),
-    };
-    const host = {
-      path: bridge.path,
-      segment: bridge.segment,
-      ecam: { address: bridge.ecam.pa, sizeBytes: bridge.ecam.sizeBytes },
-      busShift: bridge.busShift,
-      pem: bridge.pem?.pa,
-      firstBus: bridge.busRange.first,
-      lastBus: bridge.busRange.last,
-      ranges: bridge.ranges,
-    };
-    return run(enumerate(access, host, () => {}));
+    return run(enumerate(accessThrough(machine, bridge), hostOf(bridge), () => {}));
   });
-}
-
-// biome-ignore lint/correctness/useYield: it has nothing to wait for
-function* ready<T>(value: T): Op<T> {
-  return value;
 }
 
 function run<T>(op: Op<T>): T {

@@ -9,14 +9,14 @@ import { PCI_EXT_CAP_ID } from '#shared/arch/pci/capability.ts';
 import { PCI_SRIOV } from '#shared/arch/pci/sriov.ts';
 import type { BoardFunction } from '#shared/board/description.ts';
 import type { Op } from '#shared/core/op.ts';
-import { busOf, devfnOf, formatSbdf } from '#shared/ids/sbdf.ts';
-import type { ConfigAccess } from '#shared/kernel/pci-core.ts';
+import { formatSbdf } from '#shared/ids/sbdf.ts';
 import { type LspciFunction, parseLspci } from '#shared/lspci/dump.ts';
 import { enumerate } from '../../services/dom0/kernel/enumerate.ts';
 import type { PciFunction } from '../../services/dom0/kernel/function.ts';
 import type { Board } from '../../services/hardware/board.ts';
 import { Machine } from '../../services/hardware/machine.ts';
 import { extendedCapabilitiesOf } from '../../services/hardware/pcie/capability-list.ts';
+import { accessThrough, hostOf } from '../support/bridge-access.ts';
 import { sharedData } from '../support/data.ts';
 import { boardOfDump } from '../support/dump-board.ts';
 
@@ -52,24 +52,8 @@ function play(board: Board): Outcome {
   const machine = new Machine({ ...board, functions }, { after: () => {} }, { interruptPending: () => {} });
   const lines: string[] = [];
   const found = board.bridges.flatMap((bridge): PciFunction[] => {
-    const at = (sbdf: number, offset: number): number =>
-      bridge.ecam.pa + (busOf(sbdf) - bridge.busRange.first) * 0x10_0000 + devfnOf(sbdf) * 0x1000 + offset;
-    const access: ConfigAccess = {
-      read: (sbdf, offset, size) => ready(machine.bus.read(at(sbdf, offset), size) ? machine.bus.low : 0xffff_ffff),
-      write: (sbdf, offset, size, value) => ready(void machine.bus.write(at(sbdf, offset), size, value)),
-    };
-    const host = {
-      path: bridge.path,
-      segment: bridge.segment,
-      ecam: { address: bridge.ecam.pa, sizeBytes: bridge.ecam.sizeBytes },
-      busShift: bridge.busShift,
-      pem: bridge.pem?.pa,
-      firstBus: bridge.busRange.first,
-      lastBus: bridge.busRange.last,
-      ranges: bridge.ranges,
-    };
     const trace = (event: string, detail: unknown): void => void lines.push(`    ${event} ${JSON.stringify(detail)}`);
-    return run(enumerate(access, host, trace));
+    return run(enumerate(accessThrough(machine, bridge), hostOf(bridge), trace));
   });
   const vfs = found.filter((f) => f.physfn !== undefined);
   for (const vf of vfs) checkVf(machine, vf, found);
@@ -93,11 +77,6 @@ function checkVf(machine: Machine, vf: PciFunction, all: readonly PciFunction[])
       `${name} shares a page`,
     );
   }
-}
-
-// biome-ignore lint/correctness/useYield: it has nothing to wait for
-function* ready<T>(value: T): Op<T> {
-  return value;
 }
 
 /** Time passes at once. */

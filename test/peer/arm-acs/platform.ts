@@ -44,6 +44,7 @@ import { enumerate } from '../../../services/dom0/kernel/enumerate.ts';
 import type { PciFunction } from '../../../services/dom0/kernel/function.ts';
 import { loadBoard } from '../../../services/hardware/board/load.ts';
 import { Machine } from '../../../services/hardware/machine.ts';
+import { hostOf, ready } from '../../support/bridge-access.ts';
 import { Clock, le } from '../../unit/hardware/machine-rig.ts';
 
 const NOTHING = 1023;
@@ -56,11 +57,6 @@ export function at(text: string): number {
   const sbdf = parseSbdf(text);
   if (sbdf === undefined) throw new Error(`not an address: ${text}`);
   return sbdf;
-}
-
-// biome-ignore lint/correctness/useYield: it has nothing to wait for
-function* ready<T>(value: T): Op<T> {
-  return value;
 }
 
 export function run<T>(op: Op<T>): T {
@@ -240,17 +236,4 @@ export class Platform {
 
 function pair({ lo, hi }: RegPair): Uint8Array {
   return Uint8Array.of(...le(lo), ...le(hi));
-}
-
-function hostOf(bridge: BoardBridge): Parameters<typeof enumerate>[1] {
-  return {
-    path: bridge.path,
-    segment: bridge.segment,
-    ecam: { address: bridge.ecam.pa, sizeBytes: bridge.ecam.sizeBytes },
-    busShift: bridge.busShift,
-    pem: bridge.pem?.pa,
-    firstBus: bridge.busRange.first,
-    lastBus: bridge.busRange.last,
-    ranges: bridge.ranges,
-  };
 }
