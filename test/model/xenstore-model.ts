@@ -317,9 +317,11 @@ export class XenstoreModel {
       }
       if (this.#tooBig(client, node)) this.#refuse(tx);
     });
-    const next = { ...parent, kids: [...parent.kids, leaf(missing.at(-1)!)] };
+    // In a transaction the list may be older than the child's removal by somebody else: the name is in it already.
+    const name = leaf(missing.at(-1)!);
+    const next = { ...parent, kids: parent.kids.includes(name) ? parent.kids : [...parent.kids, name] };
     if (this.#tooBig(client, next)) this.#refuse(tx);
-    for (const [name, node] of made) this.#set(tx, name, node);
+    for (const [at, node] of made) this.#set(tx, at, node);
     this.#set(tx, top, next);
   }
 
