@@ -15,6 +15,8 @@ interface MTransaction {
   touched: Map<string, { at: number; there: boolean; perms: string[] | undefined }>;
   view: Map<string, MNode | undefined>;
   modified: Set<string>;
+  /** Who owned any of what was changed, before or after a change. */
+  owners: Set<string>;
   /** Paths that watches are to hear of: for those above too, or only for those exactly there. */
   events: Map<string, 'all' | 'exact'>;
   created: boolean;
@@ -149,6 +151,7 @@ export class XenstoreModel {
           touched: new Map(),
           view: new Map(),
           modified: new Set(),
+          owners: new Set(),
           events: new Map(),
           created: false,
           failed: false,
@@ -231,6 +234,7 @@ export class XenstoreModel {
       else this.#nodes.set(path, node);
       this.#changedAt.set(path, this.#time);
     } else {
+      for (const one of [tx.view.get(path), node]) if (one !== undefined) tx.owners.add(one.perms[0]!.slice(1));
       tx.view.set(path, node);
       tx.modified.add(path);
     }
@@ -370,14 +374,7 @@ export class XenstoreModel {
   #commit(client: MClient, tx: MTransaction): void {
     if (tx.failed) fail('ENOMEM');
     if (tx.created && client.domid !== 0) {
-      const touchedOwners = new Set<string>();
-      for (const path of tx.modified) {
-        const before = tx.touched.get(path)?.perms?.[0]?.slice(1);
-        const after = tx.view.get(path)?.perms[0]?.slice(1);
-        if (before !== undefined) touchedOwners.add(before);
-        if (after !== undefined) touchedOwners.add(after);
-      }
-      for (const owner of touchedOwners)
+      for (const owner of tx.owners)
         if (owner !== '0' && this.#owned(Number(owner), tx) >= this.#limits.nodes) fail('ENOSPC');
     }
     if (tx.outdated) fail('EAGAIN');

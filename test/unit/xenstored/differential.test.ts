@@ -1,7 +1,8 @@
 import { assert, test } from 'vitest';
 import { runDifferential } from '../../model/xenstore-differential.ts';
 
-const SEED = Number(process.env['XENSTORE_SEED'] ?? Math.floor(Date.now() / 1000) % 1_000_000);
+/** The same in every run, so that a red run is the change's doing; `npm run xenstore:differential -- --seed` tries others. */
+const SEED = Number(process.env['XENSTORE_SEED'] ?? 508_935);
 
 test(`50,000 random requests of six clients are answered as the model does (seed ${SEED})`, () => {
   const { operations, events, kinds, difference } = runDifferential(50_000, SEED);
