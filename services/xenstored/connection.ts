@@ -61,6 +61,8 @@ export class Connection {
   readonly id: number;
   readonly domain: Domain;
   readonly port: ClientPort;
+  /** Takes replies that go in order with its events. */
+  readonly onReply: (reply: Uint8Array) => void;
   /** Something was wrong with it: nothing is answered any more until it is released and introduced again. */
   ignored = '';
   /** Released: a connection of the same domain after it is another one. */
@@ -88,10 +90,11 @@ export class Connection {
   /** What it is shown next has to wait until this generation is on the medium. */
   shownAt = 0;
 
-  constructor(id: number, domain: Domain, port: ClientPort) {
+  constructor(id: number, domain: Domain, port: ClientPort, onReply: (reply: Uint8Array) => void) {
     this.id = id;
     this.domain = domain;
     this.port = port;
+    this.onReply = onReply;
   }
 
   get domid(): number {

@@ -59,7 +59,7 @@ export class XenstoredService implements Service {
     const journal = new Journal(runtime, this.daemon.store, new DaemonState(this.daemon), limits);
     this.#journal = journal;
     this.daemon.journal = journal;
-    this.daemon.delivery.show = (connection, run) => journal.show(connection, run);
+    this.daemon.delivery.hold = (connection, run) => journal.show(connection, run);
   }
 
   *boot(): Op<void> {

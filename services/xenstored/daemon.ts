@@ -21,7 +21,7 @@ import { forgetDomain } from './domain-nodes.ts';
 import { XsError } from './error.ts';
 import type { Journal } from './journal.ts';
 import { exceeds } from './quota.ts';
-import type { Daemon, RequestContext } from './request-context.ts';
+import { type Daemon, RequestContext } from './request-context.ts';
 import { REQUESTS, type RequestKind } from './requests.ts';
 import { Store } from './store.ts';
 import { Transaction } from './transaction.ts';
@@ -29,6 +29,7 @@ import { type Change, Watches } from './watch.ts';
 import { WriteRate } from './write-rate.ts';
 
 const REPLIES_WAITING_MAX = 64;
+const NO_WATCHES: readonly Watch[] = [];
 
 /** The connections that domains have by being introduced. */
 export interface Rings {
@@ -45,7 +46,8 @@ export class StoreDaemon implements Daemon {
   readonly domains = new Domains();
   readonly connections = new Set<Connection>();
   logging = false;
-  readonly #operations = new Map<string, number>();
+  /** By type of request. */
+  readonly #operations = new Map<number, number>();
   readonly #errors = new Map<XsErrorName, number>();
   readonly #totals = { transactions: 0, conflicts: 0 };
   readonly #clock: Clock;
@@ -88,7 +90,7 @@ export class StoreDaemon implements Daemon {
 
   get counts() {
     return {
-      operations: Object.fromEntries(this.#operations),
+      operations: Object.fromEntries([...this.#operations].map(([type, n]) => [xsTypeName(type), n])),
       errors: Object.fromEntries(this.#errors),
       ...this.#totals,
       watchEvents: this.delivery.events,
@@ -101,7 +103,8 @@ export class StoreDaemon implements Daemon {
 
   /** A new client with the rights of a domain. */
   attach(domid: number, port: ClientPort): Connection {
-    const connection = new Connection(this.#nextConnection++, this.domainOf(domid), port);
+    const onReply = (reply: Uint8Array): void => this.delivery.reply(connection, reply);
+    const connection: Connection = new Connection(this.#nextConnection++, this.domainOf(domid), port, onReply);
     this.connections.add(connection);
     return connection;
   }
@@ -143,7 +146,7 @@ export class StoreDaemon implements Daemon {
   /** One request of a client whose replies go in order with its events. */
   receive(connection: Connection, packet: XsPacket): void {
     if (connection.closed) return;
-    this.submit(connection, packet, (reply) => this.delivery.reply(connection, reply));
+    this.submit(connection, packet, connection.onReply);
   }
 
   /** The client's port is ready again. */
@@ -325,21 +328,23 @@ export class StoreDaemon implements Daemon {
     const reply = this.#reply(connection, packet);
     journal?.noteAnswer(domain.domid, requestId, reply);
     this.#ticket = before;
-    const watches = this.#newWatches;
-    this.#newWatches = [];
-    this.delivery.answer(connection, ticket, () => answer(reply), watches);
+    let watches = NO_WATCHES;
+    if (this.#newWatches.length > 0) {
+      watches = this.#newWatches;
+      this.#newWatches = [];
+    }
+    this.delivery.answer(connection, { reply, answer, ticket, watches });
     this.#readStalled();
   }
 
   #reply(connection: Connection, packet: XsPacket): Uint8Array {
     const { type, reqId, txId } = packet;
-    const name = xsTypeName(type);
-    this.#operations.set(name, (this.#operations.get(name) ?? 0) + 1);
-    if (this.logging) this.#log('IN', connection, name, packet.payload);
+    this.#operations.set(type, (this.#operations.get(type) ?? 0) + 1);
+    if (this.logging) this.#log('IN', connection, xsTypeName(type), packet.payload);
     try {
       const payload = this.#run(connection, packet);
       if (payload.length > XENSTORE_PAYLOAD_MAX) throw new XsError('E2BIG');
-      if (this.logging) this.#log('OUT', connection, name, payload);
+      if (this.logging) this.#log('OUT', connection, xsTypeName(type), payload);
       return packPacket(type, reqId, txId, payload);
     } catch (error) {
       if (!(error instanceof XsError)) throw error;
@@ -358,23 +363,10 @@ export class StoreDaemon implements Daemon {
 
   #contextOf(connection: Connection, packet: XsPacket, kind: RequestKind): RequestContext {
     const txId = kind.ignoresTransaction ? 0 : packet.txId;
+    if (txId === 0) return new RequestContext(this, connection, packet.payload, undefined);
     const transaction = connection.transactions.get(txId);
-    if (txId !== 0 && transaction === undefined) throw new XsError('ENOENT');
-    return {
-      daemon: this,
-      connection,
-      payload: packet.payload,
-      transaction,
-      tree: transaction ?? this.store,
-      changed: (change) => {
-        if (transaction !== undefined) {
-          transaction.queueEvent(change.path, change.exact);
-          return;
-        }
-        if (!change.exact) this.debitWrite(connection.domain);
-        this.fire(change);
-      },
-    };
+    if (transaction === undefined) throw new XsError('ENOENT');
+    return new RequestContext(this, connection, packet.payload, transaction);
   }
 
   /** Something changed: those who are not read may be now. */

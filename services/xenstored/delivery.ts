@@ -30,6 +30,15 @@ export interface DeliveryOwner {
   cutOff(connection: Connection, why: string): void;
 }
 
+/** What there is at the end of a request. */
+export interface Answered {
+  readonly reply: Uint8Array;
+  readonly answer: (reply: Uint8Array) => void;
+  readonly ticket: Ticket | undefined;
+  /** New ones, which are told of themselves. */
+  readonly watches: readonly Watch[];
+}
+
 export class Delivery {
   /** Events that were queued. */
   events = 0;
@@ -38,9 +47,9 @@ export class Delivery {
   readonly #unsent = new Set<Connection>();
   /**
    * What becomes visible goes through here, replies and events alike, in order for each client: whoever makes the store
-   * durable holds it back until what it shows is safe.
+   * durable holds it back until what it shows is safe. Without this it is shown at once.
    */
-  show: (connection: Connection | undefined, run: () => void) => void = (_connection, run) => run();
+  hold: ((connection: Connection | undefined, run: () => void) => void) | undefined;
 
   constructor(clock: Clock, owner: DeliveryOwner) {
     this.#clock = clock;
@@ -48,22 +57,15 @@ export class Delivery {
   }
 
   /** The end of a request: its events, its reply, and what new watches are told of themselves. */
-  answer(connection: Connection, ticket: Ticket | undefined, answer: () => void, watches: readonly Watch[]): void {
-    this.show(connection, () => {
-      connection.replyTicket = ticket;
-      answer();
-      // Over the bus a reply is read when it was sent; a socket took it over, or it waits with its ticket.
-      if (connection.replyTicket !== undefined) {
-        connection.replyTicket = undefined;
-        this.#read(ticket);
-      }
-      this.#pumpAll();
-      for (const watch of watches) this.#queue(watch, initialPath(watch), undefined);
-      if (watches.length === 0) return;
-      // An answer over the bus leaves when this request is done.
-      if (connection.overBus) this.#clock.at(this.#clock.now, () => this.#pump(connection));
-      else this.#pump(connection);
-    });
+  answer(connection: Connection, { reply, answer, ticket, watches }: Answered): void {
+    if (this.hold === undefined) this.#answer(connection, reply, answer, ticket, watches);
+    else this.hold(connection, () => this.#answer(connection, reply, answer, ticket, watches));
+  }
+
+  /** Runs `run` when what was changed so far is safe. */
+  show(connection: Connection | undefined, run: () => void): void {
+    if (this.hold === undefined) run();
+    else this.hold(connection, run);
   }
 
   /** A reply in its place among the events of a client. */
@@ -107,6 +109,28 @@ export class Delivery {
     for (let next = connection.take(); next !== undefined; next = connection.take()) this.#read(next.ticket);
     this.#read(connection.inFlight);
     connection.inFlight = undefined;
+  }
+
+  #answer(
+    connection: Connection,
+    reply: Uint8Array,
+    answer: (reply: Uint8Array) => void,
+    ticket: Ticket | undefined,
+    watches: readonly Watch[],
+  ): void {
+    connection.replyTicket = ticket;
+    answer(reply);
+    // Over the bus a reply is read when it was sent; a socket took it over, or it waits with its ticket.
+    if (connection.replyTicket !== undefined) {
+      connection.replyTicket = undefined;
+      this.#read(ticket);
+    }
+    if (this.#unsent.size > 0) this.#pumpAll();
+    if (watches.length === 0) return;
+    for (const watch of watches) this.#queue(watch, initialPath(watch), undefined);
+    // An answer over the bus leaves when this request is done.
+    if (connection.overBus) this.#clock.at(this.#clock.now, () => this.#pump(connection));
+    else this.#pump(connection);
   }
 
   #queue({ connection, token }: Watch, path: string, ticket: Ticket | undefined): boolean {

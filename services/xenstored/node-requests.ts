@@ -8,15 +8,19 @@ import { XsError } from './error.ts';
 import { basenameOf, canonicalPath, parentOf, quotaLength } from './path.ts';
 import { type Access, accessOf, formatPerm, type Perm, parsePerm } from './permissions.ts';
 import { exceeds } from './quota.ts';
-import { integerOf, OK, oneString, type RequestContext } from './request-context.ts';
+import { integerOf, nulOf, OK, oneString, type RequestContext } from './request-context.ts';
 import { type Node, type NodeContent, nodeBytes, removeSubtree } from './store.ts';
 
 type Right = keyof Access;
 
 const NOTHING = new Uint8Array(0);
 
+const READ: readonly Right[] = ['read'];
+const WRITE: readonly Right[] = ['write'];
+const WRITE_AS_OWNER: readonly Right[] = ['write', 'owner'];
+
 export function onDirectory(context: RequestContext): Uint8Array {
-  const { children } = find(context, oneString(context.payload), ['read']).node;
+  const { children } = find(context, oneString(context.payload), READ).node;
   if (children.bytes > XENSTORE_PAYLOAD_MAX) throw new XsError('E2BIG');
   return packStrings(...children);
 }
@@ -25,7 +29,7 @@ export function onDirectory(context: RequestContext): Uint8Array {
 export function onDirectoryPart(context: RequestContext): Uint8Array {
   const strings = stringsOf(context.payload);
   if (strings.length !== 2) throw new XsError('EINVAL');
-  const { node } = find(context, strings[0]!, ['read']);
+  const { node } = find(context, strings[0]!, READ);
   const offset = integerOf(strings[1]!);
   const list = [...node.children, ''].join('\0');
   const generation = `${node.generation}\0`;
@@ -41,23 +45,25 @@ export function onDirectoryPart(context: RequestContext): Uint8Array {
 }
 
 export function onRead(context: RequestContext): Uint8Array {
-  return find(context, oneString(context.payload), ['read']).node.value;
+  return find(context, oneString(context.payload), READ).node.value;
 }
 
 export function onWrite(context: RequestContext): Uint8Array {
-  const nul = context.payload.indexOf(0);
+  const { payload } = context;
+  const nul = nulOf(payload);
   if (nul < 0) throw new XsError('EINVAL');
   // A copy: the payload is a view of what came from the client (and slice() of a Buffer is one as well).
-  const value = new Uint8Array(context.payload.subarray(nul + 1));
-  const { path, node } = look(context, textOf(context.payload.subarray(0, nul)), ['write']);
+  const value = new Uint8Array(payload.length - nul - 1);
+  for (let i = 0; i < value.length; i++) value[i] = payload[nul + 1 + i]!;
+  const { path, node } = look(context, textOf(payload, nul), WRITE);
   if (node === undefined) create(context, path, value);
-  else replace(context, path, node, { ...node, value });
+  else replace(context, path, node, { value, perms: node.perms, children: node.children });
   context.changed({ path, exact: false });
   return OK;
 }
 
 export function onMkdir(context: RequestContext): Uint8Array {
-  const { path, node } = look(context, oneString(context.payload), ['write']);
+  const { path, node } = look(context, oneString(context.payload), WRITE);
   if (node === undefined) {
     create(context, path, NOTHING);
     context.changed({ path, exact: false });
@@ -67,7 +73,7 @@ export function onMkdir(context: RequestContext): Uint8Array {
 
 /** Removing what is absent is no error while its parent is there. */
 export function onRm(context: RequestContext): Uint8Array {
-  const { path, node } = look(context, oneString(context.payload), ['write']);
+  const { path, node } = look(context, oneString(context.payload), WRITE);
   if (node === undefined) {
     if (context.tree.get(parentOf(path)) === undefined) throw new XsError('ENOENT');
     return OK;
@@ -81,7 +87,7 @@ export function onRm(context: RequestContext): Uint8Array {
 }
 
 export function onGetPerms(context: RequestContext): Uint8Array {
-  const { node } = find(context, oneString(context.payload), ['read'], true);
+  const { node } = find(context, oneString(context.payload), READ, true);
   return packStrings(...node.perms.map(formatPerm));
 }
 
@@ -99,7 +105,7 @@ export function onSetPerms(context: RequestContext): Uint8Array {
     if (perm === undefined) throw new XsError('EINVAL');
     return perm;
   });
-  const { path, node } = find(context, name, ['write', 'owner'], true);
+  const { path, node } = find(context, name, WRITE_AS_OWNER, true);
   if (!connection.domain.privileged && perms[0]!.domid !== node.perms[0]!.domid) throw new XsError('EPERM');
   replace(context, path, node, { ...node, perms });
   context.changed({ path, exact: false, oldPerms: node.perms });
@@ -109,8 +115,9 @@ export function onSetPerms(context: RequestContext): Uint8Array {
 /** The canonical form of a path. Throws EINVAL; the length that counts is the unprivileged domain's. */
 export function canonical(context: RequestContext, text: string, allowSpecial: boolean): string {
   const path = canonicalPath(text, context.connection.implicitPath, allowSpecial);
-  if (path === undefined || exceeds(context.connection.domain, 'pathLength', quotaLength(path)))
-    throw new XsError('EINVAL');
+  if (path === undefined) throw new XsError('EINVAL');
+  const { domain } = context.connection;
+  if (!domain.privileged && exceeds(domain, 'pathLength', quotaLength(path))) throw new XsError('EINVAL');
   return path;
 }
 

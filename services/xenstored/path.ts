@@ -1,6 +1,9 @@
 /** Path rules of the store (docs/misc/xenstore.txt; canonicalize() of xenstored). */
 import { XENSTORE_ABS_PATH_MAX } from '#shared/abi/xs-wire.ts';
 
+/** What is most often asked for; what is not of this form may still be a path. */
+const ABSOLUTE = /^(?:\/[A-Za-z0-9\-_@]+)+$/;
+
 /** `/local/domain/N`, where the relative paths of domain N start. */
 export function domainPath(domid: number): string {
   return `/local/domain/${domid}`;
@@ -11,6 +14,7 @@ export function domainPath(domid: number): string {
  * component, a slash at the end, too long, or the name of a special watch where `allowSpecial` is false.
  */
 export function canonicalPath(path: string, implicitPath: string, allowSpecial: boolean): string | undefined {
+  if (ABSOLUTE.test(path)) return path.length < XENSTORE_ABS_PATH_MAX ? path : undefined;
   if (!/^[A-Za-z0-9\-/_@]*$/.test(path)) return undefined;
   if (path.startsWith('@') && !allowSpecial) return undefined;
   const name = path.startsWith('/') || path.startsWith('@') ? path : `${implicitPath}/${path}`;

@@ -1,5 +1,5 @@
 /** What a request works on, and how its arguments are cut. */
-import { packStrings, stringsOf } from '#shared/abi/xs-wire.ts';
+import { packStrings, textOf } from '#shared/abi/xs-wire.ts';
 import type { Connection, Watch } from './connection.ts';
 import type { Domain, Domains } from './domain.ts';
 import { XsError } from './error.ts';
@@ -40,7 +40,7 @@ export interface Daemon {
   conflict(): void;
 }
 
-export interface RequestContext {
+export class RequestContext {
   readonly daemon: Daemon;
   readonly connection: Connection;
   readonly payload: Uint8Array;
@@ -48,16 +48,38 @@ export interface RequestContext {
   readonly transaction: Transaction | undefined;
   /** The store, or that transaction's view of it. */
   readonly tree: Tree;
+
+  constructor(daemon: Daemon, connection: Connection, payload: Uint8Array, transaction: Transaction | undefined) {
+    this.daemon = daemon;
+    this.connection = connection;
+    this.payload = payload;
+    this.transaction = transaction;
+    this.tree = transaction ?? daemon.store;
+  }
+
   /** Notes a change: watches hear of it now, or when the transaction commits. */
-  changed(change: Change): void;
+  changed(change: Change): void {
+    if (this.transaction !== undefined) {
+      this.transaction.queueEvent(change.path, change.exact);
+      return;
+    }
+    if (!change.exact) this.daemon.debitWrite(this.connection.domain);
+    this.daemon.fire(change);
+  }
 }
 
 export const OK = packStrings('OK');
 
 /** The only string of a payload: one NUL, at its end. Throws EINVAL. */
 export function oneString(payload: Uint8Array): string {
-  if (payload.length === 0 || payload.indexOf(0) !== payload.length - 1) throw new XsError('EINVAL');
-  return stringsOf(payload)[0]!;
+  if (payload.length === 0 || nulOf(payload) !== payload.length - 1) throw new XsError('EINVAL');
+  return textOf(payload, payload.length - 1);
+}
+
+/** Where the first NUL is; -1 without one. */
+export function nulOf(payload: Uint8Array): number {
+  for (let i = 0; i < payload.length; i++) if (payload[i] === 0) return i;
+  return -1;
 }
 
 /** As C's atoi: digits at the start, 0 without any. */

@@ -2,13 +2,14 @@
  * Clients over Unix sockets, in the process around the core: `socket` in the run directory for dom0's tools, and, when
  * asked for, `dom<N>.sock` with the rights of each introduced domain N. Who may open a socket is a matter of the file
  * system: the directory and the sockets are the user's alone.
- * A client that does not read is no longer written to; a chunk of requests is answered in one write.
+ * A client that does not read is no longer written to. What a chunk of requests causes leaves in one write for each
+ * client that hears of it.
  * Not modelled: SO_PEERCRED, `socket_ro`; whoever may open a socket has all rights of its domain.
  */
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { PacketReader, XsProtocolError } from '#shared/abi/xs-wire.ts';
+import { PacketReader, type XsPacket, XsProtocolError } from '#shared/abi/xs-wire.ts';
 import type { ClientPort, Connection } from './connection.ts';
 import type { XenstoredService } from './core.ts';
 
@@ -33,6 +34,9 @@ export class StoreSockets {
   readonly #options: StoreSocketsOptions;
   readonly #servers = new Map<number, Server>();
   readonly #clients = new Set<Socket>();
+  /** Those that were written to, while a chunk is worked on. */
+  readonly #written: SocketPort[] = [];
+  #inChunk = false;
 
   constructor(options: StoreSocketsOptions) {
     this.#options = options;
@@ -56,6 +60,12 @@ export class StoreSockets {
     this.#options.service.onDomain = undefined;
     for (const domid of [...this.#servers.keys()]) this.#endServer(domid);
     for (const client of this.#clients) client.destroy();
+  }
+
+  /** It is flushed with the end of the chunk, or soon. */
+  #onWritten(port: SocketPort): void {
+    if (this.#inChunk) this.#written.push(port);
+    else process.nextTick(() => port.flush());
   }
 
   async #listen(domid: number, name: string): Promise<void> {
@@ -85,22 +95,26 @@ export class StoreSockets {
     this.#clients.add(socket);
     enter(() => {
       if (service.daemon.domains.get(domid)?.introduced === true)
-        connection = service.daemon.attach(domid, new SocketPort(socket));
+        connection = service.daemon.attach(domid, new SocketPort(socket, (port) => this.#onWritten(port)));
     });
     if (connection === undefined) {
       socket.destroy();
       return;
     }
     const client = connection;
+    const onPacket = (packet: XsPacket): void => service.daemon.receive(client, packet);
     socket.on('data', (chunk) => {
+      this.#inChunk = true;
       enter(() => {
         try {
-          reader.feed(chunk, (packet) => service.daemon.receive(client, packet));
+          reader.feed(chunk, onPacket);
         } catch (error) {
           if (!(error instanceof XsProtocolError)) throw error;
           service.daemon.ignore(client, error.message);
         }
       });
+      this.#inChunk = false;
+      for (let port = this.#written.pop(); port !== undefined; port = this.#written.pop()) port.flush();
     });
     socket.on('drain', () => enter(() => service.daemon.resume(client)));
     // What went wrong with one client is told by `close`, which follows.
@@ -114,26 +128,38 @@ export class StoreSockets {
 
 class SocketPort implements ClientPort {
   readonly #socket: Socket;
-  #corked = false;
+  readonly #onWritten: (port: SocketPort) => void;
+  /** What leaves with the next `flush`. */
+  #packets: Uint8Array[] = [];
+  #bytes = 0;
 
-  constructor(socket: Socket) {
+  /** `onWritten` is told of the first packet after a `flush`. */
+  constructor(socket: Socket, onWritten: (port: SocketPort) => void) {
     this.#socket = socket;
+    this.#onWritten = onWritten;
   }
 
   get ready(): boolean {
-    return this.#socket.writable && !this.#socket.writableNeedDrain;
+    return this.#bytes < HIGH_WATER_BYTES && this.#socket.writable && !this.#socket.writableNeedDrain;
   }
 
   write(packet: Uint8Array): void {
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      process.nextTick(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
+    this.#packets.push(packet);
+    this.#bytes += packet.length;
+    if (this.#packets.length === 1) this.#onWritten(this);
+  }
+
+  /** Hands what was written to the socket. */
+  flush(): void {
+    const whole = Buffer.allocUnsafe(this.#bytes);
+    let at = 0;
+    for (const packet of this.#packets) {
+      whole.set(packet, at);
+      at += packet.length;
     }
-    this.#socket.write(packet);
+    this.#packets.length = 0;
+    this.#bytes = 0;
+    if (this.#socket.writable) this.#socket.write(whole);
   }
 
   setReading(on: boolean): void {

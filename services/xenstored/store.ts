@@ -98,7 +98,9 @@ export class Store implements Tree {
     this.#nodes.set(path, node);
     if (node.generation > this.#generation) this.#generation = node.generation;
     const account = this.#account(node.perms[0]!.domid);
-    if (old === undefined) {
+    if (old?.perms === node.perms) {
+      account.bytes += nodeBytes(node) - nodeBytes(old);
+    } else if (old === undefined) {
       account.nodes++;
       account.bytes += path.length + nodeBytes(node);
       this.#name(path, node);
@@ -108,10 +110,8 @@ export class Store implements Tree {
       before.bytes -= path.length + nodeBytes(old);
       account.nodes++;
       account.bytes += path.length + nodeBytes(node);
-      if (node.perms !== old.perms) {
-        this.#unname(path, old);
-        this.#name(path, node);
-      }
+      this.#unname(path, old);
+      this.#name(path, node);
     }
     this.onChange?.(path, node, old);
     node.children.forgetOrigin();

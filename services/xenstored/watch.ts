@@ -36,6 +36,7 @@ export class Watches {
 
   /** Calls `deliver` for each watch that is to hear of `change`: those of one client in the order of their registration. */
   match(tree: Tree, change: Change, deliver: Deliver): void {
+    if (this.#byPath.size === 0) return;
     const hearing: Watch[] = [];
     this.#collect(change.path, change, hearing);
     if (!change.exact && change.path.startsWith('/')) {
@@ -44,7 +45,13 @@ export class Watches {
         this.#collect(above, change, hearing);
       }
     }
-    if (hearing.length > 1) hearing.sort((a, b) => a.seq - b.seq);
+    if (hearing.length === 0) return;
+    if (hearing.length === 1) {
+      const watch = hearing[0]!;
+      if (isPermitted(watch.connection, tree, change)) deliver(watch, change.path.slice(watch.prefixLength));
+      return;
+    }
+    hearing.sort((a, b) => a.seq - b.seq);
     const permitted = new Map<Connection, boolean>();
     for (const watch of hearing) {
       const { connection } = watch;
@@ -72,8 +79,9 @@ export class Watches {
   #collect(path: string, change: Change, hearing: Watch[]): void {
     const there = this.#byPath.get(path);
     if (there === undefined) return;
-    const levels = levelsBelow(change.path, path);
-    for (const watch of there) if (levels <= watch.depth) hearing.push(watch);
+    for (const watch of there) {
+      if (watch.depth === Infinity || levelsBelow(change.path, path) <= watch.depth) hearing.push(watch);
+    }
   }
 }
 
