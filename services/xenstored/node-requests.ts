@@ -53,8 +53,7 @@ export function onWrite(context: RequestContext): Uint8Array {
   const nul = nulOf(payload);
   if (nul < 0) throw new XsError('EINVAL');
   // A copy: the payload is a view of what came from the client (and slice() of a Buffer is one as well).
-  const value = new Uint8Array(payload.length - nul - 1);
-  for (let i = 0; i < value.length; i++) value[i] = payload[nul + 1 + i]!;
+  const value = new Uint8Array(payload.subarray(nul + 1));
   const { path, node } = look(context, textOf(payload, nul), WRITE);
   if (node === undefined) create(context, path, value);
   else replace(context, path, node, { value, perms: node.perms, children: node.children });

@@ -5,20 +5,26 @@
  */
 import { parseArgs } from 'node:util';
 import { benchTranslate, type Row } from './translate.ts';
-import { runXenstoreBench } from './xenstore.ts';
+import { BenchError, runXenstoreBench } from './xenstore.ts';
 
 const [subject, ...args] = process.argv.slice(2);
 
-switch (subject) {
-  case 'translate':
-    await translate();
-    break;
-  case 'xenstore':
-    await runXenstoreBench(args);
-    break;
-  default:
-    console.error('usage: npm run bench -- translate|xenstore [--json] [--rounds N]');
-    process.exitCode = 2;
+try {
+  switch (subject) {
+    case 'translate':
+      await translate();
+      break;
+    case 'xenstore':
+      await runXenstoreBench(args);
+      break;
+    default:
+      throw new BenchError('usage: npm run bench -- translate|xenstore [--json] [--rounds N]');
+  }
+} catch (error) {
+  const isUsage = error instanceof BenchError || String((error as { code?: string }).code).startsWith('ERR_PARSE_ARGS');
+  if (!isUsage) throw error;
+  console.error((error as Error).message);
+  process.exitCode = 2;
 }
 
 async function translate(): Promise<void> {
@@ -27,7 +33,8 @@ async function translate(): Promise<void> {
     options: { json: { type: 'boolean', default: false }, rounds: { type: 'string', default: '11' } },
   });
   const rounds = Number(values.rounds);
-  if (!Number.isInteger(rounds) || rounds < 1) throw new Error(`--rounds ${values.rounds} is not a number of rounds`);
+  if (!Number.isInteger(rounds) || rounds < 1)
+    throw new BenchError(`--rounds ${values.rounds} is not a number of rounds`);
   const rows = await benchTranslate({ rounds });
   console.log(values.json ? JSON.stringify({ rows }, null, 2) : table(rows));
 }

@@ -6,7 +6,7 @@
  * ended with `stop` and that directory.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -60,7 +60,8 @@ interface Daemon {
 /** All operations on one number of nodes. Rejects when there is no gcc, or a daemon does not start. */
 export async function benchXenstore({ rounds, seconds, nodes }: BenchOptions): Promise<Rows> {
   return withClient(async (client) => {
-    const daemons = { plain: await ours(false), durable: await ours(true), reference: reference() };
+    // Debian's first: what names it may be wrong, and nothing else is running then.
+    const daemons = { reference: reference(), plain: await ours(false), durable: await ours(true) };
     const sockets = Object.entries(daemons).flatMap(([name, daemon]) =>
       daemon ? [[name, daemon.socket] as const] : [],
     );
@@ -105,6 +106,11 @@ export async function benchXenstoreSizes({ rounds, seconds }: BenchOptions): Pro
   });
 }
 
+/** What the command line or the environment says cannot be done. */
+export class BenchError extends Error {
+  override name = 'BenchError';
+}
+
 type Client = (...args: string[]) => string;
 
 async function withClient<T>(run: (client: Client) => Promise<T>): Promise<T> {
@@ -124,7 +130,12 @@ async function ours(durable: boolean): Promise<Daemon> {
 }
 
 function reference(): Daemon | undefined {
-  const command = process.env['XENSTORED_REFERENCE'] ?? REFERENCE_BESIDE;
+  const named = process.env['XENSTORED_REFERENCE'];
+  if (named !== undefined && statSync(named, { throwIfNoEntry: false })?.isFile() !== true)
+    throw new BenchError(
+      `XENSTORED_REFERENCE is ${named}, which is no file; it names the command that starts the daemon`,
+    );
+  const command = named ?? REFERENCE_BESIDE;
   if (!existsSync(command)) return undefined;
   const dir = mkdtempSync(join(tmpdir(), 'culvert-bench-c-'));
   execFileSync(command, ['c', dir], { stdio: 'ignore' });
@@ -180,8 +191,18 @@ export async function runXenstoreBench(args: string[]): Promise<void> {
       json: { type: 'boolean', default: false },
     },
   });
-  const options = { rounds: Number(values.rounds), seconds: Number(values.seconds), nodes: Number(values.nodes) };
+  const options = {
+    rounds: positive('rounds', values.rounds),
+    seconds: positive('seconds', values.seconds),
+    nodes: positive('nodes', values.nodes),
+  };
   const rows = values.flat ? await benchXenstoreSizes(options) : await benchXenstore(options);
   if (values.json) console.log(JSON.stringify({ rows }));
   else print(rows);
+}
+
+function positive(option: string, text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) throw new BenchError(`--${option} ${text} is not a number above 0`);
+  return value;
 }
