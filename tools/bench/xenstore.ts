@@ -25,6 +25,8 @@ const OPERATIONS = [
 ] as const;
 /** Numbers of nodes for `flat`. */
 const SIZES = [100, 1000, 10_000, 100_000, 1_000_000];
+/** Making the next step takes Debian's daemon minutes. */
+const REFERENCE_NODES_MAX = 100_000;
 
 export interface BenchOptions {
   readonly rounds: number;
@@ -86,21 +88,30 @@ export async function benchXenstore({ rounds, seconds, nodes }: BenchOptions): P
   });
 }
 
-/** One daemon without a journal, with more and more nodes. */
+/** A daemon without a journal and Debian's, with more and more nodes. */
 export async function benchXenstoreSizes({ rounds, seconds }: BenchOptions): Promise<Rows> {
   return withClient(async (client) => {
     const rows: Row[] = [];
+    const theirs = reference();
     const daemon = await ours(false);
     try {
       for (const nodes of SIZES) {
-        client(daemon.socket, 'fill', `${nodes}`);
+        const compared = nodes <= REFERENCE_NODES_MAX ? theirs : undefined;
+        for (const one of [daemon, compared]) if (one !== undefined) client(one.socket, 'fill', `${nodes}`);
         for (const op of ['read', 'write', 'tx']) {
-          const samples = Array.from({ length: rounds }, () => measure(client, daemon.socket, op, 16, seconds, nodes));
-          rows.push({ op, depth: 16, nodes, plain: median(samples)!, durable: undefined, reference: undefined });
+          const samples = { plain: [] as Measured[], reference: [] as Measured[] };
+          for (let round = 0; round < rounds; round++) {
+            samples.plain.push(measure(client, daemon.socket, op, 16, seconds, nodes));
+            if (compared !== undefined)
+              samples.reference.push(measure(client, compared.socket, op, 16, seconds, nodes));
+          }
+          const [plain, of] = [median(samples.plain)!, median(samples.reference)];
+          rows.push({ op, depth: 16, nodes, plain, durable: undefined, reference: of });
         }
       }
     } finally {
       await daemon.stop();
+      await theirs?.stop();
     }
     return rows;
   });
@@ -157,7 +168,7 @@ function measure(client: Client, socket: string, op: string, depth: number, seco
 }
 
 function median(samples: readonly Measured[] | undefined): Measured | undefined {
-  if (samples === undefined) return undefined;
+  if (samples === undefined || samples.length === 0) return undefined;
   const middle = (of: (sample: Measured) => number): number =>
     samples.map(of).sort((a, b) => a - b)[samples.length >> 1]!;
   return { rate: middle((s) => s.rate), p50Us: middle((s) => s.p50Us) };
