@@ -64,8 +64,8 @@ export interface JournalAppendReply {
 }
 
 /**
- * xenstored to d0: what a process of dom0 asks of its kernel about the store ring of a domain (/dev/xen/gntdev and
- * /dev/xen/evtchn).
+ * xenstored to d0: what a process of dom0 asks of its kernel about a domain and its store ring (/dev/xen/gntdev,
+ * /dev/xen/evtchn, /dev/xen/privcmd).
  */
 export interface StoreRingRequest {
   what:
@@ -73,6 +73,7 @@ export interface StoreRingRequest {
     | { $case: "bind"; value: StoreRingRequest_Bind }
     | { $case: "notify"; value: StoreRingRequest_Notify }
     | { $case: "unmap"; value: StoreRingRequest_Unmap }
+    | { $case: "exists"; value: StoreRingRequest_Exists }
     | undefined;
 }
 
@@ -97,12 +98,19 @@ export interface StoreRingRequest_Unmap {
   domid: number;
 }
 
+/** XEN_DOMCTL_getdomaininfo: whether there is such a domain. */
+export interface StoreRingRequest_Exists {
+  domid: number;
+}
+
 /** d0 to xenstored. */
 export interface StoreRingReply {
   /** Of map: dom0's IPA of the page. */
   ipa: number;
   /** Of bind: dom0's port. */
   port: number;
+  /** Of exists. */
+  exists: boolean;
 }
 
 /** d0 to xenstored: a bound port had an event, perhaps more than one. No other comes of that port until this is answered. */
@@ -614,6 +622,9 @@ export const StoreRingRequest: MessageFns<StoreRingRequest> = {
       case "unmap":
         StoreRingRequest_Unmap.encode(message.what.value, writer.uint32(34).fork()).join();
         break;
+      case "exists":
+        StoreRingRequest_Exists.encode(message.what.value, writer.uint32(42).fork()).join();
+        break;
     }
     return writer;
   },
@@ -661,6 +672,14 @@ export const StoreRingRequest: MessageFns<StoreRingRequest> = {
             }
 
             message.what = { $case: "unmap", value: StoreRingRequest_Unmap.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.what = { $case: "exists", value: StoreRingRequest_Exists.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -871,8 +890,54 @@ export const StoreRingRequest_Unmap: MessageFns<StoreRingRequest_Unmap> = {
   },
 };
 
+function createBaseStoreRingRequest_Exists(): StoreRingRequest_Exists {
+  return { domid: 0 };
+}
+
+export const StoreRingRequest_Exists: MessageFns<StoreRingRequest_Exists> = {
+  encode(message: StoreRingRequest_Exists, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.domid !== 0) {
+      writer.uint32(8).uint32(message.domid);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StoreRingRequest_Exists {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStoreRingRequest_Exists();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.domid = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 function createBaseStoreRingReply(): StoreRingReply {
-  return { ipa: 0, port: 0 };
+  return { ipa: 0, port: 0, exists: false };
 }
 
 export const StoreRingReply: MessageFns<StoreRingReply> = {
@@ -882,6 +947,9 @@ export const StoreRingReply: MessageFns<StoreRingReply> = {
     }
     if (message.port !== 0) {
       writer.uint32(16).uint32(message.port);
+    }
+    if (message.exists !== false) {
+      writer.uint32(24).bool(message.exists);
     }
     return writer;
   },
@@ -913,6 +981,14 @@ export const StoreRingReply: MessageFns<StoreRingReply> = {
             }
 
             message.port = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.exists = reader.bool();
             continue;
           }
         }

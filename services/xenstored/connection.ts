@@ -33,9 +33,9 @@ export interface Watch {
   readonly seq: number;
 }
 
-/** A request that is outstanding until its reply and all events that it caused were read. */
+/** A request that is outstanding until its client has read its reply, and the events that it caused there. */
 export interface Ticket {
-  readonly domain: Domain;
+  readonly connection: Connection;
   unread: number;
 }
 
@@ -74,6 +74,8 @@ export class Connection {
   inFlight: Ticket | undefined;
   /** Requests that came while it is not read. */
   readonly submitted: Submitted[] = [];
+  /** Xen is being asked about what its request names; it is not read until there is an answer. */
+  asking = false;
   /** A timer is set to read it again. */
   waitsForCredit = false;
   /** A timer is set to look whether it has read its events. */

@@ -23,6 +23,8 @@ export interface XenstoredOptions extends RuntimeOptions {
   /** The peer `disk` keeps a journal, and the store outlives the process. */
   readonly durable?: boolean;
   readonly journalLimits?: JournalLimits;
+  /** There is a dom0, whose kernel can ask Xen which domains exist. Without one every domain that is named does. */
+  readonly dom0?: boolean;
 }
 
 export class XenstoredService implements Service {
@@ -40,7 +42,7 @@ export class XenstoredService implements Service {
   /** Told of domains that come (true) and go. */
   onDomain: ((domid: number, introduced: boolean) => void) | undefined;
 
-  constructor(runtime: Runtime, durable: boolean, limits?: JournalLimits) {
+  constructor(runtime: Runtime, { durable = false, dom0 = false, journalLimits: limits }: XenstoredOptions) {
     this.#runtime = runtime;
     this.#recovering = durable;
     this.daemon = new StoreDaemon(runtime, {
@@ -54,6 +56,7 @@ export class XenstoredService implements Service {
       },
     });
     this.#pages = new DomainRings(runtime, this.daemon);
+    if (dom0) this.daemon.lookUp = (domids, done) => runtime.spawn('which domains exist', existing(domids), done);
     this.daemon.start();
     if (!durable) return;
     const journal = new Journal(runtime, this.daemon.store, new DaemonState(this.daemon), limits);
@@ -224,10 +227,25 @@ export class XenstoredService implements Service {
   }
 }
 
+/** Those of the domains that Xen knows. One that it could not be asked about is taken for none. */
+function* existing(domids: readonly number[]): Op<number[]> {
+  const found: number[] = [];
+  for (const domid of domids) {
+    const what = { $case: 'exists' as const, value: { domid } };
+    try {
+      const reply = yield* call('d0', body('storeRingRequest', { what }), 'storeRingReply');
+      if (reply.exists) found.push(domid);
+    } catch (error) {
+      if (!(error instanceof Refused || error instanceof Indefinite)) throw error;
+    }
+  }
+  return found;
+}
+
 /** The service with what runs it, for whoever connects clients of its own. */
 export function createXenstored(options: XenstoredOptions): { runtime: Runtime; service: XenstoredService } {
   const runtime = new Runtime({ ...options, announceTo: ['d0'] });
-  const service = new XenstoredService(runtime, options.durable === true, options.journalLimits);
+  const service = new XenstoredService(runtime, options);
   runtime.attach(service);
   return { runtime, service };
 }

@@ -20,6 +20,8 @@ import { type Domain, Domains } from './domain.ts';
 import { forgetDomain } from './domain-nodes.ts';
 import { XsError } from './error.ts';
 import type { Journal } from './journal.ts';
+import { domidsNamed } from './node-requests.ts';
+import { DOMID_ANY } from './permissions.ts';
 import { exceeds } from './quota.ts';
 import { type Daemon, RequestContext } from './request-context.ts';
 import { REQUESTS, type RequestKind } from './requests.ts';
@@ -58,6 +60,8 @@ export class StoreDaemon implements Daemon {
   /** Clients that are not read at the moment. */
   readonly #stalled = new Set<Connection>();
   #retrySet = false;
+  /** What Xen has just said of domains that the request names which is taken now: there are none of these numbers. */
+  readonly #absent = new Set<number>();
   #nextConnection = 1;
   #nextWatch = 1;
   /** Of the request that is being worked on. */
@@ -68,6 +72,8 @@ export class StoreDaemon implements Daemon {
   readonly delivery: Delivery;
   /** What is told of changes that outlive the daemon. */
   journal: Journal | undefined;
+  /** Asks Xen which of some domains exist. Without it all that are named do. */
+  lookUp: ((domids: readonly number[], done: (existing: readonly number[]) => void) => void) | undefined;
 
   constructor(clock: Clock, rings: Rings) {
     this.#clock = clock;
@@ -130,7 +136,7 @@ export class StoreDaemon implements Daemon {
     dropped?: () => void,
     requestId = 0,
   ): void {
-    if (connection.submitted.length === 0 && this.#readable(connection)) {
+    if (connection.submitted.length === 0 && this.#readable(connection) && !this.#hasToAsk(connection, packet)) {
       this.#process(connection, packet, answer, requestId);
       return;
     }
@@ -281,7 +287,7 @@ export class StoreDaemon implements Daemon {
   /** Whether the client's next request may be taken. */
   #readable(connection: Connection): boolean {
     const { domain } = connection;
-    if (connection.repliesWaiting >= REPLIES_WAITING_MAX) return false;
+    if (connection.repliesWaiting >= REPLIES_WAITING_MAX || connection.asking) return false;
     if (domain.privileged) return true;
     const { outstanding } = domain.limits;
     if (outstanding !== 0 && domain.outstanding >= outstanding) return false;
@@ -305,7 +311,7 @@ export class StoreDaemon implements Daemon {
   #readSubmitted(connection: Connection): void {
     const { submitted } = connection;
     if (submitted.length === 0) return;
-    while (submitted.length > 0 && this.#readable(connection)) {
+    while (submitted.length > 0 && this.#readable(connection) && !this.#hasToAsk(connection, submitted[0]!.packet)) {
       const { packet, answer, requestId } = submitted.shift()!;
       this.#process(connection, packet, answer, requestId);
     }
@@ -317,12 +323,38 @@ export class StoreDaemon implements Daemon {
     connection.port.setReading(true);
   }
 
+  /** Whether Xen has to be asked about domains that a request names, and is asked now; the request is taken after that. */
+  #hasToAsk(connection: Connection, packet: XsPacket): boolean {
+    if (packet.type !== XS.SET_PERMS || this.lookUp === undefined) return false;
+    const unknown = domidsNamed(packet.payload).filter((domid) => !this.#isKnown(domid));
+    if (unknown.length === 0) return false;
+    connection.asking = true;
+    this.lookUp(unknown, (existing) => {
+      connection.asking = false;
+      for (const domid of existing) this.domainOf(domid).exists = true;
+      for (const domid of unknown) if (!existing.includes(domid)) this.#absent.add(domid);
+      this.#readSubmitted(connection);
+      this.#absent.clear();
+    });
+    return true;
+  }
+
+  /** It is known whether there is such a domain. */
+  #isKnown(domid: number): boolean {
+    const domain = this.domains.get(domid);
+    return domid === DOMID_ANY || this.#absent.has(domid) || domain?.exists === true || domain?.introduced === true;
+  }
+
+  isAbsent(domid: number): boolean {
+    return this.#absent.has(domid);
+  }
+
   #process(connection: Connection, packet: XsPacket, answer: (reply: Uint8Array) => void, requestId: number): void {
     const { domain } = connection;
     const { journal } = this;
     this.store.seen = journal !== undefined && REQUESTS.get(packet.type)?.ofDomains === true ? journal.position : 0;
     const before = this.#ticket;
-    const ticket = domain.privileged ? undefined : { domain, unread: 1 };
+    const ticket = domain.privileged ? undefined : { connection, unread: 1 };
     if (ticket !== undefined) domain.outstanding++;
     this.#ticket = ticket;
     const reply = this.#reply(connection, packet);

@@ -2,8 +2,9 @@
  * What goes to clients: replies and events of one client in order, as its port takes them. Events leave when the request
  * that caused them is done, before its reply, so that those which say the same are merged (send_event() of xenstored).
  * An unprivileged client of a socket that leaves something unread for 20 s is cut off, any that lets 16 MiB pile up too.
- * Deviates: an event that waits for another unprivileged domain does not count as outstanding for the domain that caused
- * it, so that a guest which reads nothing does not stop one that writes (in xenstored it does, for 20 s).
+ * Deviates: an event that waits for another client does not count as outstanding for the domain that caused it, so that a
+ * client which reads nothing does not stop one that writes (in xenstored it does: for 20 s, or as long as a client of
+ * dom0 likes). Only dom0's own connection cannot be cut off: with 4 MiB waiting there, who writes waits for it.
  */
 import type { Nanos } from '#shared/core/core.ts';
 import type { Connection, Ticket, Watch } from './connection.ts';
@@ -12,6 +13,8 @@ import { initialPath } from './watch.ts';
 
 const UNREAD_MAX_NS = 20e9;
 const WAITING_BYTES_MAX = 16 * 1024 * 1024;
+/** From here on what waits for dom0 over the bus is charged to those who cause it. */
+const DOM0_WAITING_BYTES = 4 * 1024 * 1024;
 
 /** What the daemon needs of whoever runs it. */
 export interface Clock {
@@ -82,11 +85,11 @@ export class Delivery {
 
   /** Queues an event; it leaves with the end of the request, or with `flush`. */
   tell(watch: Watch, path: string, ticket: Ticket | undefined): void {
-    const { domain } = watch.connection;
-    const counted = ticket !== undefined && (domain.privileged || domain === ticket.domain);
+    const { connection } = watch;
+    const counted = ticket !== undefined && (connection === ticket.connection || isFullDom0(connection));
     if (counted) ticket.unread++;
     this.show(undefined, () => {
-      if (this.#queue(watch, path, counted ? ticket : undefined)) this.#unsent.add(watch.connection);
+      if (this.#queue(watch, path, counted ? ticket : undefined)) this.#unsent.add(connection);
       else if (counted) this.#read(ticket);
     });
   }
@@ -181,7 +184,11 @@ export class Delivery {
   /** The reply of a request, or an event that it caused, was read. */
   #read(ticket: Ticket | undefined): void {
     if (ticket === undefined || --ticket.unread > 0) return;
-    ticket.domain.outstanding--;
+    ticket.connection.domain.outstanding--;
     this.#owner.readAgain();
   }
+}
+
+function isFullDom0(connection: Connection): boolean {
+  return connection.overBus && connection.domain.privileged && connection.waitingBytes > DOM0_WAITING_BYTES;
 }

@@ -7,12 +7,15 @@ import { type Credit, fullCredit } from './write-rate.ts';
 /** XENSTORE_SERVER_FEATURE_*: ERROR, WATCHDEPTH and DOMID_ANY; reconnection is not offered, as in C xenstored. */
 export const SERVER_FEATURES = 0b1110;
 export const FEATURE_WATCHDEPTH = 4;
+export const FEATURE_DOMID_ANY = 8;
 
 export class Domain implements Subject {
   readonly domid: number;
   readonly privileged: boolean;
   targetDomid = -1;
   introduced = false;
+  /** Xen has said that there is such a domain. */
+  exists = false;
   /** @releaseDomain has fired for its shutdown. */
   shutdown = false;
   features = SERVER_FEATURES;

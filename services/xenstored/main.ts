@@ -7,7 +7,11 @@ import { StoreSockets } from './sockets.ts';
 await serve('xenstored', async ({ enter, log }, idBase) => {
   const journalDir = optionalSetting('XENSTORED_JOURNAL');
   const disk = journalDir === undefined ? undefined : await JournalDisk.open(journalDir);
-  const { runtime, service } = createXenstored({ idBase, durable: disk !== undefined });
+  const { runtime, service } = createXenstored({
+    idBase,
+    durable: disk !== undefined,
+    dom0: optionalSetting('XENSTORED_WITHOUT_DOM0') !== '1',
+  });
   const locals = disk === undefined ? {} : { disk: disk.handle.bind(disk) };
   const rundir = optionalSetting('XENSTORED_RUNDIR');
   const end = async (): Promise<void> => disk?.close();

@@ -4,9 +4,10 @@
  */
 import { bytesOf, packStrings, stringsOf, textOf, XENSTORE_PAYLOAD_MAX } from '#shared/abi/xs-wire.ts';
 import { NO_CHILDREN } from './children.ts';
+import { FEATURE_DOMID_ANY } from './domain.ts';
 import { XsError } from './error.ts';
 import { basenameOf, canonicalPath, parentOf, quotaLength } from './path.ts';
-import { type Access, accessOf, formatPerm, type Perm, parsePerm } from './permissions.ts';
+import { type Access, accessOf, DOMID_ANY, formatPerm, type Perm, parsePerm } from './permissions.ts';
 import { exceeds } from './quota.ts';
 import { integerOf, nulOf, OK, oneString, type RequestContext } from './request-context.ts';
 import { type Node, type NodeContent, nodeBytes, removeSubtree } from './store.ts';
@@ -90,12 +91,18 @@ export function onGetPerms(context: RequestContext): Uint8Array {
   return packStrings(...node.perms.map(formatPerm));
 }
 
+/** The domains that a SET_PERMS names. */
+export function domidsNamed(payload: Uint8Array): number[] {
+  const [, ...texts] = stringsOf(payload);
+  return [...new Set(texts.flatMap((text) => parsePerm(text)?.domid ?? []))];
+}
+
 /**
- * Not modelled: asking Xen whether the domains named exist, so ENOENT for a domain that does not is never given; an
- * entry for a domain to come is taken at face value.
+ * An entry of a domain that does not exist is left out (a domain of that number that is made later has no claim to it);
+ * the owner's is ENOENT.
  */
 export function onSetPerms(context: RequestContext): Uint8Array {
-  const { connection } = context;
+  const { connection, daemon } = context;
   const [name, ...texts] = stringsOf(context.payload);
   if (name === undefined || texts.length === 0) throw new XsError('EINVAL');
   if (exceeds(connection.domain, 'permissions', texts.length)) throw new XsError('ENOSPC');
@@ -104,9 +111,12 @@ export function onSetPerms(context: RequestContext): Uint8Array {
     if (perm === undefined) throw new XsError('EINVAL');
     return perm;
   });
+  const mayMeanAll = (connection.domain.features & FEATURE_DOMID_ANY) !== 0;
+  const meant = perms.filter(({ domid }) => (domid === DOMID_ANY ? mayMeanAll : !daemon.isAbsent(domid)));
+  if (!meant.includes(perms[0]!)) throw new XsError('ENOENT');
   const { path, node } = find(context, name, WRITE_AS_OWNER, true);
   if (!connection.domain.privileged && perms[0]!.domid !== node.perms[0]!.domid) throw new XsError('EPERM');
-  replace(context, path, node, { ...node, perms });
+  replace(context, path, node, { ...node, perms: meant });
   context.changed({ path, exact: false, oldPerms: node.perms });
   return OK;
 }

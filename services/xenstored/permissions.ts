@@ -24,6 +24,8 @@ export interface Access {
 
 const ALL: Access = { read: true, write: true, owner: true };
 const DOMID_LAST = 0x7fff;
+/** In an entry: every domain (xen/include/public/xen.h; XENSTORE_SERVER_FEATURE_DOMID_ANY). */
+export const DOMID_ANY = 0x7ff5;
 
 /** dom0 passes every check and is under no quota. */
 export function isPrivileged(subject: { readonly domid: number }): boolean {
@@ -53,5 +55,5 @@ export function formatPerm(perm: Perm): string {
 }
 
 function means(subject: Subject, perm: Perm): boolean {
-  return perm.domid === subject.domid || perm.domid === subject.targetDomid;
+  return perm.domid === subject.domid || perm.domid === subject.targetDomid || perm.domid === DOMID_ANY;
 }

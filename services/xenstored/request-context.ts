@@ -15,6 +15,8 @@ export interface Daemon {
   logging: boolean;
   /** The domain of that number, made when it was not known. */
   domainOf(domid: number): Domain;
+  /** Xen has just said that there is no such domain. */
+  isAbsent(domid: number): boolean;
   /** Opens the connection to a domain, or starts an open one anew. `port` is the one that it offers for its store ring. */
   introduce(domid: number, port: number): void;
   /** Ends all connections of a domain. */

@@ -191,6 +191,40 @@ describe('clients that mean no good', () => {
     writer.end();
   });
 
+  test('a client of dom0 that hears of all and reads nothing stops no guest', async () => {
+    const deaf = await StoreSocket.connect(join(store.rundir, 'socket'));
+    await dom0.strings(XS.MKDIR, '/unheard');
+    await dom0.strings(XS.SET_PERMS, '/unheard', 'b0');
+    assert.equal(await deaf.strings(XS.WATCH, '/unheard', 't'), 'OK');
+    deaf.socket.pause();
+    const guest = await StoreSocket.connect(join(store.rundir, 'dom4.sock'));
+    // Three megabytes of events that are not the same: far more than the buffers of a socket hold.
+    const replies: string[] = [];
+    for (let i = 0; i < 1000; i++) {
+      const path = `/unheard/${'n'.repeat(1500)}${i}`;
+      replies.push(await guest.ask(XS.WRITE, bytesOf(`${path}\0`)), await guest.strings(XS.RM, path));
+    }
+    assert.deepEqual([...new Set(replies)], ['OK']);
+    deaf.end();
+    guest.end();
+  });
+
+  test('a socket takes 1,024 clients, and the others are served beside them', async () => {
+    await introduce(6);
+    const path = join(store.rundir, 'dom6.sock');
+    const clients: StoreSocket[] = [];
+    for (let i = 0; i < 1024; i++) clients.push(await StoreSocket.connect(path));
+    assert.equal(await clients[1023]!.strings(XS.GET_DOMAIN_PATH, '6'), '/local/domain/6');
+    const more = await StoreSocket.connect(path);
+    await new Promise((done) => more.socket.once('close', done));
+    await servesOthers();
+    for (const client of clients) client.end();
+    await delay(100);
+    const again = await StoreSocket.connect(path);
+    assert.equal(await again.strings(XS.GET_DOMAIN_PATH, '6'), '/local/domain/6');
+    again.end();
+  });
+
   test('and the process said nothing but that it started', () => {
     const lines = store.output().trimEnd().split('\n');
     assert.deepEqual(

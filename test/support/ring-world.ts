@@ -257,13 +257,13 @@ export class RingWorld {
       case 'map': {
         const { domid } = what!.value;
         this.asked.push(`map ${domid}`);
-        return body('storeRingReply', { ipa: DOM0_PAGES + domid * 4096, port: 0 });
+        return body('storeRingReply', { ipa: DOM0_PAGES + domid * 4096, port: 0, exists: false });
       }
       case 'bind': {
         const { domid, remotePort } = what!.value;
         this.asked.push(`bind ${domid} ${remotePort}`);
         this.event(domid);
-        return body('storeRingReply', { ipa: 0, port: portOf(domid) });
+        return body('storeRingReply', { ipa: 0, port: portOf(domid), exists: false });
       }
       case 'unmap':
         this.asked.push(`unmap ${what!.value.domid}`);
@@ -275,7 +275,7 @@ export class RingWorld {
           this.#post('xen', peerOf(domid), body('upcallRequest', { vcpu: 0, what: interrupt }));
       }
     }
-    return body('storeRingReply', { ipa: 0, port: 0 });
+    return body('storeRingReply', { ipa: 0, port: 0, exists: false });
   }
 
   #machine(): TestKernel {

@@ -59,6 +59,7 @@ export async function startStoreProcess({ durable = false } = {}): Promise<Store
         CULVERT_CREDS: files.credsOf('xenstored'),
         XENSTORED_RUNDIR: rundir,
         XENSTORED_GUEST_SOCKETS: '1',
+        XENSTORED_WITHOUT_DOM0: '1',
         ...(process.env['CULVERT_LOG'] === undefined ? {} : { CULVERT_LOG: process.env['CULVERT_LOG'] }),
         ...(durable ? { XENSTORED_JOURNAL: join(dir, 'journal') } : {}),
       },

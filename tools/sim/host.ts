@@ -60,7 +60,7 @@ export class SimulatedHost {
     world.add('broker', new StandIn((_from, message) => this.#broker(message)));
     world.add('vacant', new StandIn((_from, message) => this.#vacant(message)));
     world.add('hardware', createHardwareCore(board, this.#life()));
-    world.add('xenstored', createXenstoredCore(this.#life()));
+    world.add('xenstored', createXenstoredCore({ ...this.#life(), dom0: true }));
     world.add('xen', createXenCore(this.#life()));
     world.add('d0', createDom0Core(this.#life()));
   }

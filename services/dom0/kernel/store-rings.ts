@@ -1,20 +1,25 @@
 /**
  * What dom0's kernel does for xenstored, which runs as a process above it: maps the store page of a domain as
- * /dev/xen/gntdev does, and binds and tells of event channels as /dev/xen/evtchn does (Linux drivers/xen/gntdev.c,
- * evtchn.c). An event is told once until it is answered, and those that come meanwhile are told of together.
+ * /dev/xen/gntdev does, binds and tells of event channels as /dev/xen/evtchn does, and asks Xen about a domain as
+ * /dev/xen/privcmd lets it (Linux drivers/xen/gntdev.c, evtchn.c, privcmd.c). An event is told once until it is
+ * answered, and those that come meanwhile are told of together.
  * A domain that is mapped again (xenstored has started anew, and its files were closed) loses what it had before.
  * Not modelled: the mask that evtchn.c puts on a port until its event was read; the port stays open, and one message
  * waits in its place. Grants other than the reserved one of the store.
  */
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
+import { ERRNO } from '#shared/abi/errno.ts';
 import { GNTTAB_RESERVED } from '#shared/abi/grant-table.ts';
 import { HVM_PARAM } from '#shared/abi/hvm.ts';
 import { AssertionError } from '#shared/core/assert.ts';
 import { type Body, body, type Nanos, type Payload } from '#shared/core/core.ts';
 import { call, Indefinite, Lock, type Op, Refused, withLock } from '#shared/core/op.ts';
 import { mapGrant, unmapGrant } from '#shared/kernel/grants.ts';
+import { HypercallFailed } from '#shared/kernel/hypercalls.ts';
 import { Changes } from '#shared/kernel/xenstore-client.ts';
 import type { Kernel } from './boot.ts';
+
+const NOTHING = { ipa: 0, port: 0, exists: false };
 
 interface Ring {
   readonly domid: number;
@@ -46,25 +51,27 @@ export class StoreRings {
       case 'map': {
         const { domid } = what.value;
         const gfn = yield* withLock(this.#lock, () => this.#map(domid));
-        return body('storeRingReply', { ipa: gfn * XEN_PAGE_SIZE, port: 0 });
+        return body('storeRingReply', { ...NOTHING, ipa: gfn * XEN_PAGE_SIZE });
       }
       case 'bind': {
         const { domid, remotePort } = what.value;
         const port = yield* withLock(this.#lock, () => this.#bind(domid, remotePort));
-        return body('storeRingReply', { ipa: 0, port });
+        return body('storeRingReply', { ...NOTHING, port });
       }
       case 'notify': {
         const { port } = what.value;
         if (![...this.#rings.values()].some((r) => r.port === port && port !== 0))
           throw new Refused(`port ${port} is not xenstored's`);
         yield* this.#kernel.events.notify(port);
-        return body('storeRingReply', { ipa: 0, port });
+        return body('storeRingReply', { ...NOTHING, port });
       }
       case 'unmap': {
         const { domid } = what.value;
         yield* withLock(this.#lock, () => this.#drop(domid));
-        return body('storeRingReply', { ipa: 0, port: 0 });
+        return body('storeRingReply', NOTHING);
       }
+      case 'exists':
+        return body('storeRingReply', { ...NOTHING, exists: yield* this.#exists(what.value.domid) });
       default:
         throw new Refused('dom0 has no such device');
     }
@@ -78,6 +85,16 @@ export class StoreRings {
       const seen = this.#changes.count;
       if (!this.#rings.has(domid)) return;
       yield* this.#changes.since(seen, deadline - runtime.now);
+    }
+  }
+
+  *#exists(domid: number): Op<boolean> {
+    try {
+      yield* this.#kernel.hypercalls.getdomaininfo(domid);
+      return true;
+    } catch (error) {
+      if (error instanceof HypercallFailed && error.errno === ERRNO.ESRCH) return false;
+      throw error;
     }
   }
 

@@ -72,16 +72,36 @@ test('a guest that does not read has 20 requests outstanding, and the rest waits
   assert.equal(guest.paused, false);
 });
 
-test('requests whose events dom0 has not read are outstanding as well', () => {
+test('a client that reads nothing stops no other, be it of dom0 or of the domain itself', () => {
   const bench = new Bench();
   const guest = bench.guest(1);
-  bench.say(bench.dom0, XS.WATCH, '/local/domain/1', 't');
-  bench.listen(bench.dom0, false);
-  for (let i = 0; i < 30; i++) bench.raw(guest, XS.WRITE, `n${i}\0`);
-  assert.isDefined(bench.tree()['/local/domain/1/n19']);
-  assert.isUndefined(bench.tree()['/local/domain/1/n20']);
-  bench.listen(bench.dom0, true);
-  assert.isDefined(bench.tree()['/local/domain/1/n29']);
+  const deaf = [bench.connect(0), bench.connect(1)];
+  for (const client of deaf) {
+    bench.say(client, XS.WATCH, '/local/domain/1', 't');
+    bench.listen(client, false);
+  }
+  for (let i = 0; i < 300; i++) assert.deepEqual(bench.raw(guest, XS.WRITE, `n${i}\0`), ['WRITE OK']);
+  const dom0 = deaf[0]!;
+  bench.listen(dom0, true);
+  assert.equal(bench.heard(dom0).length, 300);
+});
+
+test('a client that lets 16 MiB pile up is cut off, of dom0 too, and the others go on', () => {
+  const bench = new Bench();
+  const deaf = bench.connect(0);
+  const writer = bench.connect(0);
+  // An event names its path, so long paths fill it soonest; they differ, or they would be merged.
+  const long = `/${'p'.repeat(2000)}`;
+  bench.say(deaf, XS.WATCH, '/', 't'.repeat(1000));
+  bench.listen(deaf, false);
+  let written = 0;
+  for (; !deaf.closed && written < 10_000; written++) {
+    assert.deepEqual(bench.raw(writer, XS.WRITE, `${long}${written}\0`), ['WRITE OK']);
+    bench.raw(writer, XS.RM, `${long}${written}\0`);
+  }
+  assert.equal(deaf.closed, true);
+  assert.closeTo(written * (16 + 2000 + 1000), 16 * 1024 * 1024, 1024 * 1024);
+  assert.deepEqual(bench.raw(writer, XS.WRITE, '/after\0x'), ['WRITE OK']);
 });
 
 test('a guest that writes in a rush is held to 200 writes a second while a transaction is open, and only then', () => {
@@ -300,4 +320,50 @@ test('a header that announces too much ends the stream', () => {
   const bad = packPacket(XS.READ, 0, 0, packStrings('/'));
   bad[14] = 1;
   assert.throws(() => reader.feed(bad, () => assert.fail('no packet came')), XsProtocolError);
+});
+
+test('an entry of a domain that does not exist is left out, and one that is made later has no claim to it', () => {
+  const bench = new Bench();
+  bench.setExisting([5]);
+  const guest = bench.guest(1);
+  const perms = (...texts: string[]): string[] => {
+    bench.say(bench.dom0, XS.SET_PERMS, '/n', ...texts);
+    bench.pass(1e6);
+    return [...bench.heard(bench.dom0), ...bench.say(bench.dom0, XS.GET_PERMS, '/n')];
+  };
+  bench.raw(bench.dom0, XS.WRITE, '/n\0');
+  assert.deepEqual(perms('n0', 'r5', 'w6', 'b1'), ['SET_PERMS OK', 'GET_PERMS n0 r5 b1']);
+  assert.deepEqual(perms('n6', 'r5'), ['ERROR ENOENT', 'GET_PERMS n0 r5 b1']);
+  // What was asked meanwhile waits for its turn, and only that client's.
+  bench.say(bench.dom0, XS.SET_PERMS, '/n', 'n0', 'r7');
+  assert.deepEqual(bench.raw(bench.dom0, XS.READ, '/n\0'), []);
+  assert.deepEqual(bench.raw(guest, XS.WRITE, 'own\0x'), ['WRITE OK']);
+  bench.pass(1e6);
+  assert.deepEqual(bench.heard(bench.dom0), ['SET_PERMS OK', 'READ ']);
+  assert.deepEqual(bench.say(bench.dom0, XS.GET_PERMS, '/n'), ['GET_PERMS n0']);
+});
+
+test('a client that goes while Xen is asked for it is let go', () => {
+  const bench = new Bench();
+  bench.setExisting([]);
+  const client = bench.connect(0);
+  bench.say(client, XS.SET_PERMS, '/tool', 'n0', 'r9');
+  bench.disconnect(client);
+  bench.pass(1e6);
+  assert.deepEqual(bench.heard(client), []);
+  assert.deepEqual(bench.say(bench.dom0, XS.GET_PERMS, '/tool'), ['GET_PERMS n0']);
+});
+
+test('DOMID_ANY in an entry means every domain, if whoever sets it has that feature', () => {
+  const bench = new Bench();
+  bench.say(bench.dom0, XS.SET_FEATURE, '2', '6');
+  const [one, two] = [bench.guest(1), bench.guest(2)];
+  bench.raw(bench.dom0, XS.WRITE, '/n\0x');
+  assert.deepEqual(bench.raw(one, XS.READ, '/n\0'), ['ERROR EACCES']);
+  assert.deepEqual(bench.say(bench.dom0, XS.SET_PERMS, '/n', 'n0', 'r32757'), ['SET_PERMS OK']);
+  assert.deepEqual(bench.raw(one, XS.READ, '/n\0'), ['READ x']);
+  assert.deepEqual(bench.raw(one, XS.WRITE, '/n\0y'), ['ERROR EACCES']);
+  bench.raw(two, XS.WRITE, 'n\0');
+  assert.deepEqual(bench.say(two, XS.SET_PERMS, 'n', 'n2', 'r32757'), ['SET_PERMS OK']);
+  assert.deepEqual(bench.say(two, XS.GET_PERMS, 'n'), ['GET_PERMS n2']);
 });
