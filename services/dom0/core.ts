@@ -97,6 +97,7 @@ export class Dom0Service implements Service {
           sbdf: formatSbdf(d.sbdf),
           guestSbdf: formatSbdf(d.vdevfn),
           bars: d.bars,
+          intx: d.intx,
         })),
       })),
       holes: Object.fromEntries([...guests.values()].map((g) => [g.domid, g.holes.inspect()])),

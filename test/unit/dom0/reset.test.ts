@@ -103,7 +103,7 @@ describe('a function is reset', () => {
     b.setCfg(FN, PCI.BASE_ADDRESS_0, 4, 0);
     assert.deepEqual(rig.clean(), { kind: kind as ResetResult['kind'], ready: true });
     assert.equal(b.cfg(FN, PCI.BASE_ADDRESS_0), bar);
-    assert.equal(b.cfg(FN, PCI.COMMAND, 2), 0);
+    assert.equal(b.cfg(FN, PCI.COMMAND, 2), PCI_COMMAND.INTX_DISABLE);
     assert.equal(b.cfg(FN, MSIX + PCI_MSIX.FLAGS, 2), 3, 'off, and four vectors');
   });
 
