@@ -125,7 +125,7 @@ export class GuestIrqs {
     try {
       yield* this.#gic.routeSpi(intid, isEdge, () => {
         desc.inProgress = true;
-        this.#counts.add('spisDelivered', `d${domain.domid} ${intid}`);
+        this.#counts.add('spisDelivered', countOf(domain, intid));
         vgic.inject(intid);
       });
     } catch (error) {
@@ -168,8 +168,13 @@ export class GuestIrqs {
         trigger: isEdge ? 'edge' : 'level',
         enabled,
         inProgress,
+        taken: this.#counts.get('spisDelivered', countOf(owner!, intid)),
       }));
   }
+}
+
+function countOf(domain: IrqDomain, intid: number): string {
+  return `d${domain.domid} ${intid}`;
 }
 
 export function isSpi(intid: number): boolean {

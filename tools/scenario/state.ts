@@ -35,7 +35,7 @@ export function* resourceSnapshot(ask: Ask): Op<Tree> {
   return {
     'SPIs of the machine': yield* ask('hardware', 'gic.distributor.spis'),
     'high lines': yield* ask('hardware', 'highSpis'),
-    irqs: xen['irqs'],
+    irqs: (xen['irqs'] as Tree[]).map(({ intid, domid }) => ({ intid, domid })),
     domains: xen['domains'],
     frames: xen['frames'],
     devices: xen['devices'],

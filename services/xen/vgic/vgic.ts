@@ -203,7 +203,6 @@ export class VGic {
         enabled: spis.isEnabled(intid),
         pending: spis.isPending(intid) || this.#isQueued(intid),
         active: spis.isActive(intid),
-        taken: this.#counts.get('spisDelivered', `d${this.domid} ${intid}`),
         inProgress: line.inProgress,
       })),
       vits: this.vits.inspect(),
