@@ -46,6 +46,7 @@ import type { Runtime } from '#shared/core/runtime.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physWrite32, physWrite64, sysregRead, sysregWrite } from '../el2.ts';
+import { check } from '../error.ts';
 import type { LineController } from '../irq.ts';
 import type { Frames } from '../mm/frames.ts';
 import type { LpiTarget } from '../vits/commands.ts';
@@ -136,6 +137,7 @@ export class HostGic implements LineController {
   }
 
   *routeSpi(intid: number, isEdge: boolean, take: () => void): Op<void> {
+    check(!this.#spis.has(intid), 'EBUSY', `INTID ${intid} is used by Xen`);
     yield* this.#setTrigger(intid, isEdge);
     // An edge from before was nobody's.
     yield* this.#o.el2.batch([this.#bitWrite(GICD_ICPENDR, intid)]);
