@@ -27,6 +27,7 @@ import { type GicRegions, GuestGic } from './gic.ts';
 import { Interrupts } from './interrupts.ts';
 import { startIts } from './its.ts';
 import { Pages, type RamRange } from './pages.ts';
+import { SharedLines } from './shared-lines.ts';
 import { asksForStoreRing, startStoreRing } from './store-ring.ts';
 import { keepWatchdog, startWatchdog } from './watchdog.ts';
 
@@ -45,6 +46,7 @@ export interface Kernel extends KernelBase {
   readonly gic: GuestGic;
   readonly its: ItsDriver;
   readonly irqDomain: IrqDomain;
+  readonly lines: SharedLines;
   readonly events: EventChannels;
   readonly grants: GrantTable;
   readonly requests: PciifRequests;
@@ -110,20 +112,25 @@ export function* boot(base: KernelBase, dtbIpa: number): Op<Kernel> {
   yield* gic.start([machine.upcallIntid]);
   const its = yield* startIts(cpu, pages, gic, machine.itsBase);
   const irqDomain = new IrqDomain(its, gic, pages, interrupts);
+  const lines = new SharedLines(gic, interrupts, trace);
 
   const watchdog = yield* startWatchdog(hypercalls);
   const late = (error: unknown): void => trace('watchdog-late', { error: `${error}` });
   runtime.spawn('watchdog', keepWatchdog(hypercalls, watchdog, late));
 
   const requests = new PciifRequests(cpu, events, runtime, (text) => trace('pcifront', { text }));
-  const bus = new GuestBus({ config: requests, cpu, irqDomain, pages, trace }, [dmaProbeDriver, nicDriver, nvmeDriver]);
+  const bus = new GuestBus(
+    { config: requests, cpu, irqDomain, lines, pages, trace },
+    [dmaProbeDriver, nicDriver, nvmeDriver],
+    !hasNoMsi(machine.commandLine),
+  );
   const storeRing = asksForStoreRing(machine.commandLine) ? yield* startStoreRing(base, events) : undefined;
   const frontend = new PciFrontend({ store, pages, grants, events, requests, bus, trace });
   yield* store.resetWatches();
   yield* store.watch('device', 'xenbus:device', () => frontend.note());
   runtime.spawn('pcifront', frontend.run());
   trace('booted', { ram: machine.banks, its: machine.itsBase });
-  return { ...base, pages, gic, its, irqDomain, events, grants, requests, bus, frontend, storeRing };
+  return { ...base, pages, gic, its, irqDomain, lines, events, grants, requests, bus, frontend, storeRing };
 }
 
 function* readDeviceTree(cpu: CpuBus, ipa: number): Op<{ tree: FdtNode; sizeBytes: number }> {
@@ -160,6 +167,11 @@ function describe(tree: FdtNode): MachineDescription {
     upcallIntid: 16 + number,
     commandLine: tree.child('chosen')?.string('bootargs') ?? '',
   };
+}
+
+/** Linux's `pci=nomsi`: drivers get INTx, whatever their functions can. */
+function hasNoMsi(commandLine: string): boolean {
+  return commandLine.split(/\s+/).some((word) => word.startsWith('pci=') && word.slice(4).split(',').includes('nomsi'));
 }
 
 /** The first use of a kernel that is not up yet. */

@@ -1,9 +1,13 @@
 /**
  * Xen driving the machine's GICv3 (xen/arch/arm/gic-v3.c): distributor, redistributors, CPU interfaces, and taking
- * interrupts. Every SPI goes to CPU 0. EOImode is 0: an interrupt is acknowledged and completed in one batch, and what it
- * is for is done afterwards: an edge that comes meanwhile is taken again, and so is a level that still stands.
+ * interrupts. Every SPI goes to CPU 0. EOImode is 1: an interrupt is acknowledged and its priority dropped in one batch,
+ * and what it is for is done afterwards. An SPI stays active till then, Xen's own until its handler is done, a guest's
+ * until the guest is (irq.ts): an edge that comes meanwhile is taken again, and so is a level that still stands.
  * Not modelled: SGIs between CPUs, the list registers (an upcall stands for them), multiple redistributor strides.
  */
+
+import type { El2Op } from '#gen/hardware.ts';
+import { ICC_CTLR_EL1_EOImode } from '#shared/arch/gic/cpu-interface.ts';
 import {
   decodeGicdTyper,
   GICD_CTLR,
@@ -12,6 +16,7 @@ import {
   GICD_CTLR_RWP,
   GICD_ICENABLER,
   GICD_ICFGR,
+  GICD_ICPENDR,
   GICD_IGROUPR,
   GICD_IPRIORITYR,
   GICD_IROUTER,
@@ -41,6 +46,8 @@ import type { Runtime } from '#shared/core/runtime.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physWrite32, physWrite64, sysregRead, sysregWrite } from '../el2.ts';
+import { check } from '../error.ts';
+import type { LineController } from '../irq.ts';
 import type { Frames } from '../mm/frames.ts';
 import type { LpiTarget } from '../vits/commands.ts';
 import { type Collection, HostIts } from './its.ts';
@@ -72,12 +79,23 @@ interface Description {
   readonly itses: readonly { readonly name: string; readonly phandle: number; readonly basePa: number }[];
 }
 
-export class HostGic {
+/** An SPI that is not Xen's own. */
+interface Line {
+  readonly isEdge: boolean;
+  /** Batches that had been sent when it was routed: what those bring was somebody else's. */
+  readonly since: number;
+  readonly take: () => void;
+}
+
+export class HostGic implements LineController {
   readonly itses: readonly HostIts[];
   readonly #o: HostGicOptions;
   readonly #description: Description;
   readonly #lpis: HostLpis;
   readonly #spis = new Map<number, () => Op<void>>();
+  readonly #guestLines = new Map<number, Line>();
+  #lines = 0;
+  #batches = 0;
   readonly #taking = new Set<number>();
   readonly #again = new Set<number>();
   /** Gets every host LPI that leads somewhere. */
@@ -106,18 +124,42 @@ export class HostGic {
     for (const its of this.itses) yield* its.init(cpus);
   }
 
-  /** Routes an SPI to CPU 0, enables it, and runs `handler` each time it was taken. */
+  /** After init. */
+  get lines(): number {
+    return this.#lines;
+  }
+
+  /** Routes an SPI of Xen's own to CPU 0, enables it, and runs `handler` each time it was taken. */
   *onSpi(intid: number, isEdge: boolean, handler: () => Op<void>): Op<void> {
     this.#spis.set(intid, handler);
-    const { el2 } = this.#o;
-    const { gicdPa } = this.#description;
-    const icfgrPa = gicdPa + GICD_ICFGR + 4 * (intid >>> 4);
-    const shift = 2 * (intid & 15) + 1;
-    const icfgr = yield* el2.read32(icfgrPa);
-    yield* el2.batch([
-      physWrite32(icfgrPa, ((icfgr & ~(1 << shift)) | (isEdge ? 1 << shift : 0)) >>> 0),
-      physWrite32(gicdPa + GICD_ISENABLER + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0),
-    ]);
+    yield* this.#setTrigger(intid, isEdge);
+    yield* this.enableSpi(intid);
+  }
+
+  *routeSpi(intid: number, isEdge: boolean, take: () => void): Op<void> {
+    check(!this.#spis.has(intid), 'EBUSY', `INTID ${intid} is used by Xen`);
+    yield* this.#setTrigger(intid, isEdge);
+    // An edge from before was nobody's.
+    yield* this.#o.el2.batch([this.#bitWrite(GICD_ICPENDR, intid)]);
+    this.#guestLines.set(intid, { isEdge, since: this.#batches, take });
+  }
+
+  *enableSpi(intid: number): Op<void> {
+    yield* this.#o.el2.batch([this.#bitWrite(GICD_ISENABLER, intid)]);
+  }
+
+  *disableSpi(intid: number): Op<void> {
+    yield* this.#o.el2.batch([this.#bitWrite(GICD_ICENABLER, intid)]);
+  }
+
+  *deactivate(intid: number): Op<void> {
+    yield* this.#o.el2.batch([sysregWrite(0, 'ICC_DIR_EL1', intid)]);
+  }
+
+  *releaseSpi(intid: number): Op<void> {
+    this.#guestLines.delete(intid);
+    // Disabled first: a level that stands would be signalled again between the two.
+    yield* this.#o.el2.batch([this.#bitWrite(GICD_ICENABLER, intid), sysregWrite(0, 'ICC_DIR_EL1', intid)]);
   }
 
   /** A CPU interface of the machine has something to take: takes all there is. */
@@ -138,7 +180,12 @@ export class HostGic {
   }
 
   inspect(): unknown {
-    return { lpisUsed: this.#lpis.used, spis: [...this.#spis.keys()], itses: this.itses.map((its) => its.inspect()) };
+    return {
+      lpisUsed: this.#lpis.used,
+      spis: [...this.#spis.keys()],
+      guestLines: [...this.#guestLines.keys()],
+      itses: this.itses.map((its) => its.inspect()),
+    };
   }
 
   *#takeAll(pcpu: number): Op<void> {
@@ -147,31 +194,59 @@ export class HostGic {
       for (let i = 0; i < TAKEN_PER_BATCH; i++) {
         ops.push(sysregRead(pcpu, 'ICC_IAR1_EL1'), sysregWrite(pcpu, 'ICC_EOIR1_EL1', 0, 2 * i));
       }
+      const batch = this.#batches++;
       const results = yield* this.#o.el2.batch(ops);
       let last = INTID_NONE;
-      // A level that stands comes again with every acknowledgement until its handler has seen to the device.
-      const served = new Set<number>();
+      const own: number[] = [];
       for (let i = 0; i < TAKEN_PER_BATCH; i++) {
         last = results[2 * i]!.value;
         if (last >= SPURIOUS_FIRST && last <= INTID_NONE) break;
-        if (last < LPI_FIRST && served.has(last)) continue;
-        served.add(last);
-        yield* this.#dispatch(last);
+        if (last >= LPI_FIRST) this.#takeLpi(last);
+        else if (!this.#takeLine(last, batch)) own.push(last);
       }
+      if (own.length > 0) yield* this.#serve(pcpu, own);
       if (last >= SPURIOUS_FIRST && last <= INTID_NONE) return;
     }
   }
 
-  *#dispatch(intid: number): Op<void> {
-    if (intid >= LPI_FIRST) {
-      const target = this.#lpis.targetOf(intid);
-      if (target === undefined) this.#o.counts.add('msisDelivered', 'dropped, host LPI not taken');
-      else this.#deliver(target);
-      return;
+  #takeLpi(intid: number): void {
+    const target = this.#lpis.targetOf(intid);
+    if (target === undefined) this.#o.counts.add('msisDelivered', 'dropped, host LPI not taken');
+    else this.#deliver(target);
+  }
+
+  /** False when the SPI is no guest's, or was another's when the batch was sent: a level that stands will come again. */
+  #takeLine(intid: number, batch: number): boolean {
+    const line = this.#guestLines.get(intid);
+    if (line === undefined || (batch < line.since && !line.isEdge)) return false;
+    line.take();
+    return true;
+  }
+
+  /** Runs the handlers of Xen's own interrupts, then deactivates them. */
+  *#serve(pcpu: number, intids: readonly number[]): Op<void> {
+    try {
+      for (const intid of intids) {
+        const handler = this.#spis.get(intid);
+        if (handler === undefined) this.#o.runtime.trace('gic.unexpected', { intid });
+        else yield* handler();
+      }
+    } finally {
+      yield* this.#o.el2.batch(intids.map((intid) => sysregWrite(pcpu, 'ICC_DIR_EL1', intid)));
     }
-    const handler = this.#spis.get(intid);
-    if (handler === undefined) this.#o.runtime.trace('gic.unexpected', { intid });
-    else yield* handler();
+  }
+
+  *#setTrigger(intid: number, isEdge: boolean): Op<void> {
+    const { el2 } = this.#o;
+    const icfgrPa = this.#description.gicdPa + GICD_ICFGR + 4 * (intid >>> 4);
+    const edge = 2 << (2 * (intid & 15));
+    const icfgr = yield* el2.read32(icfgrPa);
+    yield* el2.write32(icfgrPa, ((icfgr & ~edge) | (isEdge ? edge : 0)) >>> 0);
+  }
+
+  /** A one in the bit of `intid` in a row of registers with a bit for each interrupt. */
+  #bitWrite(row: number, intid: number): El2Op {
+    return physWrite32(this.#description.gicdPa + row + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0);
   }
 
   *#initDistributor(): Op<void> {
@@ -181,6 +256,7 @@ export class HostGic {
     yield* this.#waitRwp();
     const { lines, lpis } = decodeGicdTyper(yield* el2.read32(gicdPa + GICD_TYPER));
     if (!lpis) throw new GicError('GICD_TYPER.LPIS is 0: the GIC takes no LPIs');
+    this.#lines = lines;
     const ops = [];
     for (let intid = SPI_FIRST; intid < lines; intid += 32) {
       ops.push(physWrite32(gicdPa + GICD_IGROUPR + intid / 8, 0xffff_ffff));
@@ -258,7 +334,7 @@ export class HostGic {
       sysregWrite(pcpu, 'ICC_SRE_EL1', 1),
       sysregWrite(pcpu, 'ICC_PMR_EL1', 0xff),
       sysregWrite(pcpu, 'ICC_BPR1_EL1', 0),
-      sysregWrite(pcpu, 'ICC_CTLR_EL1', 0),
+      sysregWrite(pcpu, 'ICC_CTLR_EL1', ICC_CTLR_EL1_EOImode),
       sysregWrite(pcpu, 'ICC_IGRPEN1_EL1', 1),
     ]);
     const typer = decodeGicrTyper(yield* el2.read64(rdFramePa + GICR_TYPER));

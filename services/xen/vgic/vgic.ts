@@ -2,6 +2,8 @@
  * The interrupt controller of a domain: what it reads and writes at GUEST_GICV3_* and GUEST_VITS_BASE, and which pending
  * interrupts reach its virtual CPUs (xen/arch/arm/vgic-v3.c, vgic-v3-its.c). An interrupt reaches the guest only when
  * its group, the distributor and the interrupt itself are enabled.
+ * Behind an SPI may stand a line of the machine (irq.ts), which is enabled there as the guest has it here, and held
+ * active there while the virtual one is pending, on its way or active.
  * The hardware domain has none: it takes event channels only (domain/vcpu.ts).
  * Not modelled: ICC_SGI1R_EL1 (no SGIs between virtual CPUs), priority masking by ICV_PMR_EL1.
  * Deviates: an access of a width that the register does not have aborts the guest, as Xen does; IHI 0069 leaves it open.
@@ -16,6 +18,7 @@ import {
 } from '#shared/abi/arch-arm.ts';
 import { GICD_IPRIORITYR, GICD_ITARGETSR, SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { GICR_SGI_FRAME } from '#shared/arch/gic/redistributor.ts';
+import { assert } from '#shared/core/assert.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import type { Counts } from '../counts.ts';
@@ -41,6 +44,17 @@ export interface VGicDeps {
   readonly spis?: number;
 }
 
+/** A line of the machine behind a virtual SPI. Either call does nothing when the line is so already. */
+export interface HostLine {
+  /** Enabled in the machine. */
+  readonly enabled: boolean;
+  /** It was taken for this domain, and is active in the machine. */
+  readonly inProgress: boolean;
+  setEnabled(on: boolean): Op<void>;
+  /** The virtual interrupt has ended: it ends in the machine. */
+  complete(): Op<void>;
+}
+
 /** One trapped access. `value` has the bytes of a store, lowest first. */
 export interface MmioAccess {
   readonly ipa: number;
@@ -60,6 +74,8 @@ export class VGic {
   readonly #redistributors: readonly VRedistributor[];
   readonly #lpis: VLpis;
   readonly #counts: Counts;
+  /** By INTID. */
+  readonly #lines = new Map<number, HostLine>();
 
   constructor(domain: VGicDomain, deps: VGicDeps) {
     this.domid = domain.domid;
@@ -96,7 +112,7 @@ export class VGic {
     const { ipa, sizeBytes } = access;
     if (![1, 2, 4, 8].includes(sizeBytes) || ipa % sizeBytes !== 0) return undefined;
     const gicd = ipa - GUEST_GICV3_GICD_BASE;
-    if (gicd >= 0 && gicd < GUEST_GICV3_GICD_SIZE) return this.#gicd(gicd, access);
+    if (gicd >= 0 && gicd < GUEST_GICV3_GICD_SIZE) return yield* this.#gicd(gicd, access);
     const gicr = ipa - GUEST_GICV3_GICR0_BASE;
     if (gicr >= 0 && gicr < GUEST_GICV3_RDIST_STRIDE * this.#redistributors.length) return this.#gicr(gicr, access);
     const vits = ipa - GUEST_VITS_BASE;
@@ -115,6 +131,58 @@ export class VGic {
     }
   }
 
+  /** Whether the domain has that SPI. */
+  hasSpi(intid: number): boolean {
+    return this.#distributor.spis.has(intid);
+  }
+
+  /** A line of the machine is behind the SPI from now on; `syncLines` brings it to the state that the guest has set. */
+  connect(intid: number, line: HostLine): void {
+    assert(this.hasSpi(intid) && !this.#lines.has(intid), `SPI ${intid} of d${this.domid} has a line already`);
+    this.#lines.set(intid, line);
+  }
+
+  /** The line is gone, and with it what it made pending or active. */
+  disconnect(intid: number): void {
+    if (!this.#lines.delete(intid)) return;
+    const { spis } = this.#distributor;
+    spis.clearPending(intid);
+    spis.setActive(intid, false);
+    for (const vcpu of this.#vcpus) vcpu.retract(intid);
+  }
+
+  /** These left in an upcall of `vcpu`: its virtual CPU has taken them when it answers. */
+  taken(intids: readonly number[]): void {
+    const { spis } = this.#distributor;
+    for (const intid of intids) if (spis.has(intid)) spis.setActive(intid, true);
+  }
+
+  /** The guest wrote ICC_EOIR1_EL1: priority drop and deactivation in one (EOImode=0). */
+  *endOfInterrupt(vcpu: number, intid: number): Op<void> {
+    const bank = intid < SPI_FIRST ? this.#redistributors[vcpu]?.private : this.#distributor.spis;
+    // An LPI has no active state, and a number that is none of ours has nothing.
+    if (bank?.has(intid) !== true || !bank.isActive(intid)) return;
+    bank.setActive(intid, false);
+    this.#updateAll();
+    yield* this.syncLines();
+  }
+
+  /** Brings the lines of the machine to what the guest's registers say by now. */
+  *syncLines(): Op<void> {
+    const { spis } = this.#distributor;
+    for (const [intid, line] of [...this.#lines]) {
+      const enabled = spis.isEnabled(intid);
+      if (line.enabled !== enabled) yield* line.setEnabled(enabled);
+      if (line.inProgress && !spis.isPending(intid) && !spis.isActive(intid) && !this.#isQueued(intid)) {
+        yield* line.complete();
+      }
+    }
+  }
+
+  #isQueued(intid: number): boolean {
+    return this.#vcpus.some((vcpu) => vcpu.pending.includes(intid));
+  }
+
   /** A host LPI that stands for the virtual LPI `vIntid` was taken. */
   injectLpi(vIntid: number): void {
     this.#counts.add('msisDelivered', this.#lpis.setPending(vIntid) ? 'delivered' : 'dropped, LPI not mapped or off');
@@ -126,7 +194,19 @@ export class VGic {
   }
 
   inspect(): unknown {
-    return { enabled: this.#distributor.enabled, lpis: this.#lpis.mapped, vits: this.vits.inspect() };
+    const { spis } = this.#distributor;
+    return {
+      enabled: this.#distributor.enabled,
+      lpis: this.#lpis.mapped,
+      spis: [...this.#lines].map(([intid, line]) => ({
+        intid,
+        enabled: spis.isEnabled(intid),
+        pending: spis.isPending(intid) || this.#isQueued(intid),
+        active: spis.isActive(intid),
+        inProgress: line.inProgress,
+      })),
+      vits: this.vits.inspect(),
+    };
   }
 
   #update(vcpu: number): void {
@@ -167,12 +247,13 @@ export class VGic {
     };
   }
 
-  #gicd(offset: number, access: MmioAccess): Uint8Array | undefined {
+  *#gicd(offset: number, access: MmioAccess): Op<Uint8Array | undefined> {
     const d = this.#distributor;
     if (!widthFits(offset, access.sizeBytes, d.isWide(offset))) return undefined;
     if (!access.isWrite) return load(access.sizeBytes, offset, (o) => d.read(o));
     store(access, offset, (o, size, value) => d.write(o, size, value));
     this.#updateAll();
+    yield* this.syncLines();
     return NO_DATA;
   }
 
