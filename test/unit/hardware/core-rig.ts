@@ -20,10 +20,12 @@ export const number = (bytes: Uint8Array): number => bytes.reduceRight((n, byte)
 export const read = (ipa: number, sizeBytes: number): CpuOp => ({ kind: 1, ipa, sizeBytes, data: NO_DATA });
 export const write = (ipa: number, data: Uint8Array): CpuOp => ({ kind: 2, ipa, sizeBytes: 0, data });
 
-export const physRead = (pa: number, sizeBytes: number): El2Op => ({
-  op: { $case: 'physRead', value: { pa, sizeBytes } },
+export const physRead = (pa: number, sizeBytes: number, pcpu = 0): El2Op => ({
+  op: { $case: 'physRead', value: { pa, sizeBytes, pcpu } },
 });
-export const physWrite = (pa: number, data: Uint8Array): El2Op => ({ op: { $case: 'physWrite', value: { pa, data } } });
+export const physWrite = (pa: number, data: Uint8Array, pcpu = 0, valueFromOp = 0): El2Op => ({
+  op: { $case: 'physWrite', value: { pa, data, pcpu, valueFromOp } },
+});
 export const sysregRead = (name: string, pcpu = 0): El2Op => ({ op: { $case: 'sysregRead', value: { pcpu, name } } });
 export const sysregWrite = (name: string, value: number, valueFromOp = 0, pcpu = 0): El2Op => ({
   op: { $case: 'sysregWrite', value: { pcpu, name, value, valueFromOp } },
