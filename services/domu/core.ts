@@ -101,8 +101,8 @@ export class DomuService implements Service {
             eventChannels: kernel.events.counts,
             grants: kernel.grants.granted,
             ...(kernel.storeRing === undefined ? {} : { storeRing: kernel.storeRing.inspect() }),
-            lpis: kernel.irqDomain.lpisTaken,
-            itsCommands: kernel.its.submitted,
+            lpis: kernel.irqDomain?.lpisTaken ?? 0,
+            itsCommands: kernel.its?.submitted ?? 0,
             freeBytes: kernel.pages.freeBytes,
           }),
     };

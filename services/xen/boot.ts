@@ -74,6 +74,7 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
     ...drivers,
     domains,
     stage2: stage2For(host),
+    gicVersion: gic.version,
     *releaseDevices(domain) {
       if (pciDevices !== undefined) yield* pciDevices.releaseAll(domain);
     },

@@ -97,7 +97,7 @@ export class HostBench {
   guest(options: { readonly memoryMib?: number; readonly maxEventPorts?: number } = {}): number {
     const mib = options.memoryMib ?? 4;
     const domid = this.run(0, function* ({ hypercalls }) {
-      const created = yield* hypercalls.createdomain({
+      const { domid: created } = yield* hypercalls.createdomain({
         flags: XEN_DOMCTL_CDF.hvm | XEN_DOMCTL_CDF.hap | XEN_DOMCTL_CDF.iommu,
         max_vcpus: 1,
         max_evtchn_port: options.maxEventPorts ?? 0,

@@ -19,6 +19,7 @@ import {
   enableFunction,
   MsixVectors,
   type PciFunction,
+  vectorsFor,
 } from './driver.ts';
 
 /** The most vectors a driver asks for. */
@@ -73,7 +74,7 @@ export class DmaProbe implements BoundDriver {
 
   /** Enables as many vectors as the function has, at most 64. */
   *start(): Op<void> {
-    const count = Math.min(this.#fn.msix?.vectors ?? 0, VECTORS_MAX);
+    const count = vectorsFor(this.#fn, this.#kit, VECTORS_MAX);
     if (count === 0) return;
     for (let v = 0; v < count; v++) this.#delivered[v] = 0;
     this.#vectors = yield* MsixVectors.enable(this.#fn, count, this.#kit, (vector) => {

@@ -33,6 +33,7 @@ import {
   enableFunction,
   MsixVectors,
   type PciFunction,
+  vectorsFor,
 } from './driver.ts';
 
 const ENTRIES = 64;
@@ -90,7 +91,7 @@ export class NicDevice implements BoundDriver {
     const [hi, lo] = [yield* this.#read(NIC.PERM_MAC_HI), yield* this.#read(NIC.PERM_MAC_LO)];
     this.mac = hi * 0x1_0000 + lo;
     this.#memory = yield* pages.allocate(MEMORY_BYTES);
-    const count = Math.min(this.#fn.msix?.vectors ?? 0, 2);
+    const count = vectorsFor(this.#fn, this.#kit, 2);
     if (count > 0)
       this.#vectors = yield* MsixVectors.enable(this.#fn, count, this.#kit, () => {
         this.interrupts++;

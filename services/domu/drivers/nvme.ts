@@ -40,6 +40,7 @@ import {
   enableFunction,
   MsixVectors,
   type PciFunction,
+  vectorsFor,
 } from './driver.ts';
 
 /** Non-volatile memory; programming interface NVM Express, in the byte below the class. */
@@ -126,7 +127,7 @@ export class NvmeDevice implements BoundDriver {
       ...pairOps(this.#base + NVME_ACQ_LO.offset, this.#admin.cq),
     ]);
     yield* this.#setEnabled(true, toNs);
-    const count = Math.min(this.#fn.msix?.vectors ?? 0, 2);
+    const count = vectorsFor(this.#fn, this.#kit, 2);
     if (count > 0)
       this.#vectors = yield* MsixVectors.enable(this.#fn, count, this.#kit, () => {
         this.interrupts++;

@@ -5,10 +5,11 @@
  * Not modelled: dom0's other devices (UART, virtio-mmio, flash, ...). Real Xen maps them; here their nodes are left out
  * and dom0's kernel sees PCI only. One virtual CPU: the other cpu nodes are left out.
  */
+import { GICV2_COMPATIBLE } from '#shared/arch/gic/v2.ts';
 import { buildFdt } from '#shared/fdt/blob.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 
-const GIC_V3 = 'arm,gic-v3';
+const GICS = ['arm,gic-v3', ...GICV2_COMPATIBLE];
 /** Properties of a bridge that name the ITS or the SMMU. */
 const BRIDGE_DROPPED = ['iommu-map', 'iommu-map-mask', 'msi-map', 'msi-map-mask', 'msi-parent'];
 /** PPI 15 (INTID 31), level low, as Xen describes its event channel interrupt. */
@@ -35,7 +36,7 @@ export function buildHardwareDevicetree(d: HardwareDevicetree): Uint8Array {
     .addChild(`memory@${d.ram.address.toString(16)}`)
     .setStrings('device_type', 'memory')
     .setReg(d.ram);
-  const gic = root.compatibleNodes(GIC_V3)[0]?.phandle;
+  const gic = root.compatibleNodes(...GICS)[0]?.phandle;
   const hypervisor = root
     .addChild('hypervisor')
     .setStrings('compatible', 'xen,xen-4.23', 'xen,xen')
@@ -63,8 +64,8 @@ function keeps(node: FdtNode, bridges: ReadonlyMap<string, number>): boolean {
     if (!node.has('linux,pci-domain')) node.setCells('linux,pci-domain', segment);
     return true;
   }
-  if (node.isCompatible(GIC_V3)) {
-    // Its ITSs are children.
+  if (GICS.some((name) => node.isCompatible(name))) {
+    // Its ITSs or v2m frames are children.
     for (const child of [...node.children]) node.removeChild(child);
     return true;
   }

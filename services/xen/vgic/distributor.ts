@@ -68,6 +68,10 @@ export class IrqBank {
     return (this.#enabled[i >>> 5]! & this.#group[i >>> 5]! & (1 << (i & 31))) !== 0;
   }
 
+  priorityOf(intid: number): number {
+    return this.#priority[intid - 32 * this.firstWord]!;
+  }
+
   setPending(intid: number): void {
     const i = intid - 32 * this.firstWord;
     this.#pending[i >>> 5]! |= 1 << (i & 31);

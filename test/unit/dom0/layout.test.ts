@@ -77,7 +77,7 @@ describe('virtual slots', () => {
 });
 
 describe('the device tree of a guest', () => {
-  const tree = parseFdt(guestDevicetree({ memoryBytes: 256 * MIB, vcpus: 2, cmdline: 'console=hvc0' }));
+  const tree = parseFdt(guestDevicetree({ memoryBytes: 256 * MIB, vcpus: 2, cmdline: 'console=hvc0', gicVersion: 3 }));
 
   test('has its memory, CPUs and command line', () => {
     assert.deepEqual(tree.find('/memory@40000000')!.reg(), [{ address: 0x4000_0000, sizeBytes: 256 * MIB }]);
