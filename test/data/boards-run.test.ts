@@ -13,7 +13,7 @@ import { formatSbdf, sbdf as makeSbdf } from '#shared/ids/sbdf.ts';
 import type { StepOutcome } from '#tools/scenario/runner.ts';
 import { scenarioSchema } from '#tools/scenario/schema.ts';
 import { playSimulated } from '#tools/sim/play.ts';
-import { sharedData } from '../support/data.ts';
+import { OVERDRIVE_RAM, sharedData, withMemory } from '../support/data.ts';
 
 const data = sharedData();
 const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
@@ -43,6 +43,15 @@ describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
     assert.deepEqual(failed, []);
   });
 
+  test.for<[string, (dtb: Uint8Array) => Uint8Array]>([
+    ['juno-r2', (dtb) => dtb],
+    ['amd-overdrive-rev-b1', (dtb) => withMemory(dtb, OVERDRIVE_RAM)],
+  ])('%s, with a GICv2, passes a function through: DMA, and faults that an MMU-401 reports', ([name, firmware]) => {
+    const { endpoints, failed } = run(name, ['msi'], WIRED, firmware);
+    assert.equal(endpoints.length, 1);
+    assert.deepEqual(failed, []);
+  });
+
   test('without an SMMU a function can be assigned to nobody', () => {
     const { failed } = run('qemu72-virt-gicv3-its-noiommu-lowmem', ['smmu']);
     assert.equal(failed.length, 1);
@@ -63,8 +72,17 @@ describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
   });
 });
 
-function run(name: string, without: readonly BoardLack[]): Run {
-  const dtb = new Uint8Array(readFileSync(join(data!, 'dtb', `${name}.dtb`)));
+const MESSAGES = [{ interrupts: { guest: 'guest1', count: 40, vectors: 4 } }];
+/** What a guest can do with its device where there are no messages. */
+const WIRED = [{ stopped: { guest: 'guest1', operation: 'write', address: { xen: 'page tables', of: 'guest1' } } }];
+
+function run(
+  name: string,
+  without: readonly BoardLack[],
+  checks: readonly unknown[] = MESSAGES,
+  firmware: (dtb: Uint8Array) => Uint8Array = (dtb) => dtb,
+): Run {
+  const dtb = firmware(new Uint8Array(readFileSync(join(data!, 'dtb', `${name}.dtb`))));
   const functions = readBoardTree({ dtb, without }).bridges.flatMap(functionsOf);
   const endpoints = functions.filter((f) => f.model === 'dma-probe').map((f) => formatSbdf(f.sbdf));
   const scenario = scenarioSchema.parse({
@@ -77,7 +95,7 @@ function run(name: string, without: readonly BoardLack[]): Run {
       { xl: 'create guest1' },
       { xl: `pci-attach guest1 ${bdf}` },
       { dmaCheck: { guest: 'guest1', bytes: 65536 } },
-      { interrupts: { guest: 'guest1', count: 40, vectors: 4 } },
+      ...checks,
       { xl: 'destroy guest1' },
       { restored: 'before' },
     ]),
