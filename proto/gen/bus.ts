@@ -47,6 +47,8 @@ import {
   DomainExcRequest,
   HypercallReply,
   HypercallRequest,
+  SysregTrapReply,
+  SysregTrapRequest,
   UpcallReply,
   UpcallRequest,
 } from "./xen.ts";
@@ -97,6 +99,8 @@ export interface Envelope {
     | { $case: "domainConnectionReply"; value: DomainConnectionReply }
     | { $case: "domainExcRequest"; value: DomainExcRequest }
     | { $case: "domainExcReply"; value: DomainExcReply }
+    | { $case: "sysregTrapRequest"; value: SysregTrapRequest }
+    | { $case: "sysregTrapReply"; value: SysregTrapReply }
     | { $case: "xenstoreRequest"; value: XenstoreRequest }
     | { $case: "xenstoreReply"; value: XenstoreReply }
     | { $case: "xenstoreWatchEvent"; value: XenstoreWatchEvent }
@@ -241,6 +245,12 @@ export const Envelope: MessageFns<Envelope> = {
         break;
       case "domainExcReply":
         DomainExcReply.encode(message.body.value, writer.uint32(218).fork()).join();
+        break;
+      case "sysregTrapRequest":
+        SysregTrapRequest.encode(message.body.value, writer.uint32(226).fork()).join();
+        break;
+      case "sysregTrapReply":
+        SysregTrapReply.encode(message.body.value, writer.uint32(234).fork()).join();
         break;
       case "xenstoreRequest":
         XenstoreRequest.encode(message.body.value, writer.uint32(242).fork()).join();
@@ -540,6 +550,22 @@ export const Envelope: MessageFns<Envelope> = {
             }
 
             message.body = { $case: "domainExcReply", value: DomainExcReply.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 28: {
+            if (tag !== 226) {
+              break;
+            }
+
+            message.body = { $case: "sysregTrapRequest", value: SysregTrapRequest.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 29: {
+            if (tag !== 234) {
+              break;
+            }
+
+            message.body = { $case: "sysregTrapReply", value: SysregTrapReply.decode(reader, reader.uint32()) };
             continue;
           }
           case 30: {

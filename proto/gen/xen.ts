@@ -23,7 +23,7 @@ export interface HypercallReply {
   arg: Uint8Array;
 }
 
-/** Xen to a domain. The answer to it is the virtual CPU taking what is in it. */
+/** Xen to a domain. The answer to it is the virtual CPU taking what is in it, and ending all that is no SPI. */
 export interface UpcallRequest {
   vcpu: number;
   what: { $case: "vcpuStart"; value: VcpuStart } | { $case: "interrupts"; value: VirtualInterrupts } | undefined;
@@ -40,6 +40,21 @@ export interface VirtualInterrupts {
 }
 
 export interface UpcallReply {
+}
+
+/**
+ * A domain to Xen: its virtual CPU wrote a system register that traps to EL2. Those of the GIC's CPU interface do
+ * (ICH_HCR_EL2.TALL1): ICC_EOIR1_EL1 ends an SPI that an upcall brought.
+ */
+export interface SysregTrapRequest {
+  vcpu: number;
+  name: string;
+  value: number;
+}
+
+export interface SysregTrapReply {
+  /** The write has no register behind it: an undefined instruction exception in the guest. */
+  undefined: boolean;
 }
 
 /** The broker's view of a domain's connection, given to Xen by the process that watches the broker. */
@@ -384,6 +399,120 @@ export const UpcallReply: MessageFns<UpcallReply> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseSysregTrapRequest(): SysregTrapRequest {
+  return { vcpu: 0, name: "", value: 0 };
+}
+
+export const SysregTrapRequest: MessageFns<SysregTrapRequest> = {
+  encode(message: SysregTrapRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.vcpu !== 0) {
+      writer.uint32(8).uint32(message.vcpu);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.value !== 0) {
+      writer.uint32(25).fixed64(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SysregTrapRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSysregTrapRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.vcpu = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.value = longToNumber(reader.fixed64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseSysregTrapReply(): SysregTrapReply {
+  return { undefined: false };
+}
+
+export const SysregTrapReply: MessageFns<SysregTrapReply> = {
+  encode(message: SysregTrapReply, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.undefined !== false) {
+      writer.uint32(8).bool(message.undefined);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SysregTrapReply {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSysregTrapReply();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.undefined = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;

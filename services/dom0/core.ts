@@ -72,6 +72,7 @@ export class Dom0Service implements Service {
     const functions = [...kernel.functions.values()].map((f) => ({
       sbdf: formatSbdf(f.sbdf),
       driver: kernel.drivers.driverOf(f.sbdf),
+      irq: f.irq,
       bars: f.bars.map(({ index, kind, prefetchable, pa, sizeBytes }) => ({
         index,
         kind,
@@ -96,6 +97,7 @@ export class Dom0Service implements Service {
           sbdf: formatSbdf(d.sbdf),
           guestSbdf: formatSbdf(d.vdevfn),
           bars: d.bars,
+          intx: d.intx,
         })),
       })),
       holes: Object.fromEntries([...guests.values()].map((g) => [g.domid, g.holes.inspect()])),

@@ -8,7 +8,7 @@ import type { PciFunctionDump } from '#gen/toolstack.ts';
 import { errnoName } from '#shared/abi/errno.ts';
 import { DOMID_SELF } from '#shared/abi/hypercall.ts';
 import { DMA_PROBE_CHECKSUM_START, dmaProbeFill, dmaProbeMismatches, dmaProbeSum } from '#shared/arch/dma-probe.ts';
-import { PCI, PCI_CFG_SPACE_BYTES } from '#shared/arch/pci/header.ts';
+import { PCI, PCI_CFG_SPACE_BYTES, PCI_CFG_SPACE_EXP_BYTES } from '#shared/arch/pci/header.ts';
 import { AssertionError } from '#shared/core/assert.ts';
 import { LIMITS } from '#shared/core/limits.ts';
 import { Indefinite, type Op, TimedOut } from '#shared/core/op.ts';
@@ -17,7 +17,7 @@ import { le32 } from '#shared/kernel/cpu-bus.ts';
 import { HypercallFailed } from '#shared/kernel/hypercalls.ts';
 import { XenstoreError } from '#shared/kernel/xenstore-client.ts';
 import { DmaProbe } from './drivers/dma-probe.ts';
-import type { BoundDriver } from './drivers/driver.ts';
+import { type BoundDriver, irqsOf } from './drivers/driver.ts';
 import { formatMac, NIC_FRAME_LIMITS, NicDevice, parseMac } from './drivers/nic.ts';
 import { NvmeDevice } from './drivers/nvme.ts';
 import { nvmeCheck } from './drivers/nvme-check.ts';
@@ -41,6 +41,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   hostile,
   'dma-check': dmaCheck,
   'dma-access': dmaAccess,
+  setpci,
   'nic-check': nicCheck,
   'nvme-check': nvmeCheckCommand,
 };
@@ -82,7 +83,9 @@ export function describeFunctions(kernel: Kernel): unknown[] {
     classCode: fn.classCode,
     bars: fn.bars,
     msixVectors: fn.msix?.vectors ?? 0,
+    intx: fn.intx,
     driver: driver?.name ?? '',
+    irqs: hasVectors(driver) ? driver.irqs : 'none',
     vectors: hasVectors(driver) ? driver.vectors : 0,
   }));
 }
@@ -158,9 +161,12 @@ function int32s(bytes: Uint8Array): Int32Array {
   return new Int32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >>> 2);
 }
 
-/** {bdf?, count, vectors?}: raises vectors in rounds until `count` interrupts were counted; a round that loses one is the last. */
+/**
+ * {bdf?, count, vectors?, intx?}: raises vectors in rounds until `count` interrupts were counted; a round that loses one is
+ * the last. With `intx` the driver is bound anew if it has to be, to use INTx or not to.
+ */
 function* interrupts(kernel: Kernel, args: Args): Op<unknown> {
-  const probe = findProbe(kernel, args);
+  const probe = yield* withIrqs(kernel, findProbe(kernel, args), args);
   const count = whole(args, 'count', undefined);
   const width = whole(args, 'vectors', 1);
   if (width < 1 || width > probe.vectors)
@@ -178,7 +184,38 @@ function* interrupts(kernel: Kernel, args: Args): Op<unknown> {
   }
   const perVector = probe.delivered.slice(0, width).map((n, v) => n - start[v]!);
   const delivered = perVector.reduce((sum, n) => sum + n, 0);
-  return { sbdf: formatSbdf(probe.sbdf), delivered, perVector, lost: Math.max(0, raised - delivered), raised };
+  const lost = Math.max(0, raised - delivered);
+  return { sbdf: formatSbdf(probe.sbdf), irqs: probe.irqs, delivered, perVector, lost, raised };
+}
+
+/** The driver as `intx` of the arguments wants it, if it says anything. */
+function* withIrqs(kernel: Kernel, probe: DmaProbe, { intx }: Args): Op<DmaProbe> {
+  if (intx === undefined) return probe;
+  if (typeof intx !== 'boolean') throw new CommandError('"intx" is true or false');
+  const known = kernel.bus.functions.find(({ fn }) => fn.sbdf === probe.sbdf);
+  if (known === undefined || irqsOf(known.fn.msix, known.fn.intx, !intx) !== (intx ? 'intx' : 'msix')) {
+    throw new CommandError(`${formatSbdf(probe.sbdf)} has no ${intx ? 'INTx' : 'MSI-X'} here`);
+  }
+  const driver = yield* kernel.bus.rebind(probe.sbdf, !intx);
+  if (!(driver instanceof DmaProbe)) throw new CommandError(`${formatSbdf(probe.sbdf)} lost its driver`);
+  return driver;
+}
+
+/** {bdf, offset, bytes?, value?}: reads configuration space, or writes `value` there and reads it back, as the backend lets it. */
+function* setpci(kernel: Kernel, args: Args): Op<unknown> {
+  const sbdf = typeof args['bdf'] === 'string' ? parseSbdf(args['bdf']) : undefined;
+  if (sbdf === undefined || !kernel.bus.functions.some(({ fn }) => fn.sbdf === sbdf)) {
+    throw new CommandError(`no function at ${JSON.stringify(args['bdf'])}`);
+  }
+  const offset = whole(args, 'offset', undefined);
+  const bytes = whole(args, 'bytes', 2);
+  if (![1, 2, 4].includes(bytes) || offset % bytes !== 0 || offset + bytes > PCI_CFG_SPACE_EXP_BYTES) {
+    throw new CommandError('"bytes" is 1, 2 or 4, and "offset" is aligned to it, below 4096');
+  }
+  if (args['value'] !== undefined) {
+    yield* kernel.requests.write(sbdf, offset, bytes, whole(args, 'value', undefined) % 2 ** (8 * bytes));
+  }
+  return { sbdf: formatSbdf(sbdf), offset, value: yield* kernel.requests.read(sbdf, offset, bytes) };
 }
 
 /** {bdf?, op, address, bytes, seed?}: one DMA to any bus address. */

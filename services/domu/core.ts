@@ -102,6 +102,7 @@ export class DomuService implements Service {
             grants: kernel.grants.granted,
             ...(kernel.storeRing === undefined ? {} : { storeRing: kernel.storeRing.inspect() }),
             lpis: kernel.irqDomain?.lpisTaken ?? 0,
+            lines: kernel.lines.inspect(),
             itsCommands: kernel.its?.submitted ?? 0,
             freeBytes: kernel.pages.freeBytes,
           }),

@@ -21,6 +21,7 @@ import { Lifecycle } from './domain/lifecycle.ts';
 import type { El2 } from './el2.ts';
 import { HostGic } from './host-gic/gic.ts';
 import type { XenParts } from './hypercall/context.ts';
+import { GuestIrqs } from './irq.ts';
 import { Frames } from './mm/frames.ts';
 import { PciDevices } from './passthrough/assign.ts';
 import { HostBridges } from './passthrough/host-bridge.ts';
@@ -44,6 +45,7 @@ export interface Booted {
   readonly frames: Frames;
   readonly pciDevices: PciDevices;
   readonly hostBridges: HostBridges;
+  readonly irqs: GuestIrqs;
   readonly lifecycle: Lifecycle;
   readonly hardwareDomain: Domain;
 }
@@ -68,6 +70,8 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
   yield* smmus.init();
   const hostBridges = new HostBridges(el2);
   hostBridges.probe(host);
+  const irqs = new GuestIrqs(gic, counts);
+  for (const { intxSpis } of hostBridges.all) for (const spi of intxSpis) irqs.configure(spi.intid, spi.isEdge);
   // It needs dom0 to be, and whoever destroys a domain needs it: dom0 itself has no devices yet.
   let pciDevices: PciDevices | undefined;
   const lifecycle = new Lifecycle({
@@ -75,6 +79,7 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
     domains,
     stage2: stage2For(host),
     gicVersion: gic.version,
+    releaseIrqs: (domain) => irqs.releaseAll(domain),
     *releaseDevices(domain) {
       if (pciDevices !== undefined) yield* pciDevices.releaseAll(domain);
     },
@@ -99,8 +104,8 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
   });
   gic.onLpi(({ domid, vIntid }) => domains.get(domid)?.vgic?.injectLpi(vIntid));
   const domctlLock = new Lock('domctl_lock');
-  const xen = { runtime, el2, frames, domains, lifecycle, pciDevices, hostBridges, domctlLock };
-  return { xen, gic, smmus, frames, pciDevices, hostBridges, lifecycle, hardwareDomain };
+  const xen = { runtime, el2, frames, domains, lifecycle, pciDevices, hostBridges, irqs, domctlLock };
+  return { xen, gic, smmus, frames, pciDevices, hostBridges, irqs, lifecycle, hardwareDomain };
 }
 
 /** A bank's memory without what is in use already, in whole pages. */

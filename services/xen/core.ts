@@ -15,6 +15,7 @@ import { El2 } from './el2.ts';
 import type { HostGic } from './host-gic/gic.ts';
 import { hypercall } from './hypercall/dispatch.ts';
 import { dataAbort } from './trap/data-abort.ts';
+import { sysregTrap } from './trap/sysreg.ts';
 
 const DOM0_MEMORY_MIB = 128;
 
@@ -67,6 +68,11 @@ export class XenService implements Service {
         if (domid < 0) throw new Refused(`${from} is no domain`);
         return this.#hypercall(domid, message.value);
       }
+      case 'sysregTrapRequest': {
+        const domid = domidOf(from);
+        if (domid < 0) throw new Refused(`${from} is no domain`);
+        return this.#sysregTrap(domid, message.value);
+      }
       case 'trapRequest':
         if (from === 'hardware') return this.#trap(message.value);
         break;
@@ -100,6 +106,13 @@ export class XenService implements Service {
     return body('trapReply', yield* dataAbort(this.#domains.get(request.port), request, this.#counts));
   }
 
+  *#sysregTrap(domid: number, request: Parameters<typeof sysregTrap>[1]): Op<Body> {
+    yield* this.#whenUp();
+    const domain = this.#domains.get(domid);
+    if (domain === undefined) throw new Refused(`there is no domain ${domid}`);
+    return body('sysregTrapReply', yield* sysregTrap(domain, request, this.#counts));
+  }
+
   *#connection(domid: number, connected: boolean): Op<Body> {
     const { lifecycle } = yield* this.#whenUp();
     const domain = this.#domains.get(domid);
@@ -120,6 +133,7 @@ export class XenService implements Service {
       frames: { free: booted?.frames.free ?? 0, total: booted?.frames.total ?? 0 },
       devices: booted?.pciDevices.inspect() ?? [],
       bridges: booted?.hostBridges.inspect() ?? [],
+      irqs: booted?.irqs.inspect() ?? [],
       its: this.#gic?.inspect() ?? {},
       smmu: booted?.smmus.inspect((stream) => booted.pciDevices.sbdfOfStream(stream)) ?? {},
       counts: this.#counts.inspect(),
@@ -146,6 +160,7 @@ function inspectDomain(d: Domain): unknown {
     grantMaps: d.grants.mapCount,
     grantsActive: d.grants.activeCount,
     iomemRanges: d.iomem.ranges.map((r) => [r.first, r.last]),
+    irqRanges: d.irqs.ranges.map((r) => [r.first, r.last]),
     pdevs: d.pdevs.length,
     vgic: d.vgic?.inspect() ?? null,
   };

@@ -8,6 +8,7 @@ export type CountGroup =
   | 'smmuEvents'
   | 'tlbInvalidations'
   | 'msisDelivered'
+  | 'spisDelivered'
   | 'upcalls';
 
 export class Counts {
@@ -38,6 +39,7 @@ export class Counts {
       smmuEvents: of('smmuEvents'),
       tlbInvalidations: of('tlbInvalidations'),
       msisDelivered: of('msisDelivered'),
+      spisDelivered: of('spisDelivered'),
       upcalls: of('upcalls'),
     };
   }

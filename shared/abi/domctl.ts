@@ -18,9 +18,11 @@ export const XEN_DOMCTL = {
   irq_permission: 19,
   iomem_permission: 20,
   assign_device: 37,
+  bind_pt_irq: 38,
   memory_mapping: 39,
   test_assign_device: 45,
   deassign_device: 47,
+  unbind_pt_irq: 48,
 } as const;
 
 export const xen_domctl = struct({ cmd: u32, interface_version: u32, domain: u16, pad0: u16, pad1: u32 });
@@ -83,6 +85,9 @@ export const xen_domctl_max_vcpus = struct({ max: u32 });
 /** What we keep of vcpu_guest_context: where the virtual CPU starts, and its first argument register. */
 export const xen_domctl_vcpucontext = struct({ vcpu: u32, pad0: u32, pc: u64, x0: u64 });
 export const xen_domctl_irq_permission = struct({ pirq: u32, allow_access: u8 });
+/** `u` is a union; of an SPI its number, which is an INTID. */
+export const xen_domctl_bind_pt_irq = struct({ machine_irq: u32, irq_type: u32, spi: u16 });
+export const PT_IRQ_TYPE = { PCI: 0, ISA: 1, MSI: 2, MSI_TRANSLATE: 3, SPI: 4 } as const;
 export const xen_domctl_iomem_permission = struct({ first_mfn: u64, nr_mfns: u64, allow_access: u8 });
 /**
  * assign_device carries the guest's SBDF (T7, drafts 2 to 4) besides the machine's: `guest_sbdf` is 0xffffffff when the

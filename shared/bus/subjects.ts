@@ -44,6 +44,9 @@ export const INTERFACE_OF: Readonly<Record<BodyCase, Interface>> = {
   domainConnectionReply: 'local',
   domainExcRequest: 'domains',
   domainExcReply: 'reply',
+  // Like a hypercall, it is a trap of its own making.
+  sysregTrapRequest: 'hypercall',
+  sysregTrapReply: 'reply',
   xenstoreRequest: 'store',
   xenstoreReply: 'reply',
   xenstoreWatchEvent: 'watch',

@@ -2,6 +2,7 @@
  * What a PCI host bridge node says: windows, buses, and how requester ids and pins reach SMMU, ITS and GIC
  * (IEEE 1275 PCI binding; Linux bindings pci-iommu.txt, pci-msi.txt; Devicetree Specification, "interrupt-map").
  */
+import { deviceOf } from '../ids/sbdf.ts';
 import { FdtError, type FdtNode } from './node.ts';
 
 export type PciSpace = 'config' | 'io' | 'mem32' | 'mem64';
@@ -156,6 +157,30 @@ export function lookupInterrupt(
   const child = [devfn << 8, 0, 0, pin];
   const m = (cell: number | undefined, i: number): number => ((cell ?? 0) & (map.mask[i] ?? 0)) >>> 0;
   return map.rows.find((row) => row.match.every((cell, i) => m(cell, i) === m(child[i], i)));
+}
+
+/** Where pin `pin` of the device at `devfn` on the root bus goes: an SPI of a GIC, or -1 when nowhere known. */
+export function lookupSpi(map: InterruptMap | undefined, devfn: number, pin: number): number {
+  // The map counts devices: the function number is outside its mask.
+  const found = map === undefined ? undefined : lookupInterrupt(map, deviceOf(devfn) << 3, pin);
+  return spiOfSpecifier(found?.specifier)?.spi ?? -1;
+}
+
+/** Every SPI that the map leads to, once, in ascending order, and whether it is an edge. */
+export function spisOf(map: InterruptMap): { readonly spi: number; readonly isEdge: boolean }[] {
+  const found = new Map<number, boolean>();
+  for (const { specifier } of map.rows) {
+    const { spi, isEdge } = spiOfSpecifier(specifier) ?? { spi: -1, isEdge: false };
+    if (spi >= 0 && !found.has(spi)) found.set(spi, isEdge);
+  }
+  return [...found].map(([spi, isEdge]) => ({ spi, isEdge })).sort((a, b) => a.spi - b.spi);
+}
+
+/** What a specifier of a GIC says (Linux bindings, arm,gic-v3): kind (0 is an SPI), number, trigger (1 rising, 2 falling edge). */
+function spiOfSpecifier(specifier: readonly number[] | undefined): { spi: number; isEdge: boolean } | undefined {
+  const [kind, number, trigger] = specifier ?? [];
+  if (kind !== 0 || number === undefined || trigger === undefined) return undefined;
+  return { spi: number, isEdge: (trigger & 3) !== 0 };
 }
 
 function tuples(node: FdtNode, name: string, each: number): number[][] {

@@ -6,6 +6,7 @@ import {
   DPCI_ADD_MAPPING,
   DPCI_REMOVE_MAPPING,
   GUEST_SBDF_NONE,
+  PT_IRQ_TYPE,
   XEN_DOMCTL,
   XEN_DOMCTL_BYTES,
   XEN_DOMCTL_DEV_PCI,
@@ -13,9 +14,11 @@ import {
   XEN_DOMCTL_UNION_OFFSET,
   xen_domctl,
   xen_domctl_assign_device,
+  xen_domctl_bind_pt_irq,
   xen_domctl_createdomain,
   xen_domctl_getdomaininfo,
   xen_domctl_iomem_permission,
+  xen_domctl_irq_permission,
   xen_domctl_max_mem,
   xen_domctl_max_vcpus,
   xen_domctl_memory_mapping,
@@ -139,6 +142,20 @@ export class Hypercalls {
   *iomem_permission(domid: number, firstMfn: number, frames: number, allow: boolean): Op<void> {
     const value = { first_mfn: firstMfn, nr_mfns: frames, allow_access: allow ? 1 : 0 };
     yield* this.#domctl('iomem_permission', domid, xen_domctl_iomem_permission, value);
+  }
+
+  *irq_permission(domid: number, pirq: number, allow: boolean): Op<void> {
+    const value = { pirq, allow_access: allow ? 1 : 0 };
+    yield* this.#domctl('irq_permission', domid, xen_domctl_irq_permission, value);
+  }
+
+  /** Leads an SPI of the machine to the domain, under its own number (xc_domain_bind_pt_spi_irq). */
+  *bind_pt_irq(domid: number, intid: number): Op<void> {
+    yield* this.#domctl('bind_pt_irq', domid, xen_domctl_bind_pt_irq, spiArgument(intid));
+  }
+
+  *unbind_pt_irq(domid: number, intid: number): Op<void> {
+    yield* this.#domctl('unbind_pt_irq', domid, xen_domctl_bind_pt_irq, spiArgument(intid));
   }
 
   /** At most MEMORY_MAPPING_MAX_FRAMES frames. */
@@ -340,4 +357,8 @@ function putU64s(into: Uint8Array, at: number, values: readonly number[]): void 
     view.setUint32(at + i * 8, value >>> 0, true);
     view.setUint32(at + i * 8 + 4, Math.floor(value / 0x1_0000_0000), true);
   });
+}
+
+function spiArgument(intid: number): { machine_irq: number; irq_type: number; spi: number } {
+  return { machine_irq: intid, irq_type: PT_IRQ_TYPE.SPI, spi: intid };
 }

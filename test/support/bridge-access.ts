@@ -18,6 +18,8 @@ export function hostOf(bridge: BoardBridge): Parameters<typeof enumerate>[1] {
     firstBus: bridge.busRange.first,
     lastBus: bridge.busRange.last,
     ranges: bridge.ranges,
+    interruptMap: bridge.interruptMap,
+    msiMap: bridge.msiMap,
   };
 }
 

@@ -189,10 +189,18 @@ function writeWhole(file: string, text: string): void {
   renameSync(`${file}.new`, file);
 }
 
+interface StatusRow {
+  readonly service: string;
+  readonly state: string;
+  readonly detail: string;
+  /** Of a domain: the lines that it has. */
+  readonly intx?: readonly { readonly intid: number; readonly taken: number }[];
+}
+
 /** Asks every service of the host; status 1 when one does not answer or is not ready. */
 export async function status(options: { url?: string; creds?: string; json?: boolean }): Promise<number> {
   const rows = await asOperator(findTarget(options), function* () {
-    const out: { service: string; state: string; detail: string }[] = [];
+    const out: StatusRow[] = [];
     for (const peer of ['hardware', 'xen', 'xenstored', 'd0'] as const) {
       try {
         const request = body('inspectRequest', { path: 'ready' });
@@ -208,14 +216,21 @@ export async function status(options: { url?: string; creds?: string; json?: boo
     }
     if (out.every((row) => row.state === 'ready')) {
       const { domains } = yield* call('d0', body('listDomainsRequest', {}), 'toolstackReply');
-      for (const d of domains.filter((domain) => domain.domid > 0))
-        out.push({ service: `domain ${d.domid}`, state: d.state, detail: d.name });
+      const { json } = yield* call('xen', body('inspectRequest', { path: 'irqs' }), 'inspectReply');
+      const irqs = JSON.parse(json) as { domid: number; intid: number; taken: number }[];
+      for (const d of domains.filter((domain) => domain.domid > 0)) {
+        const intx = irqs.filter((i) => i.domid === d.domid).map(({ intid, taken }) => ({ intid, taken }));
+        out.push({ service: `domain ${d.domid}`, state: d.state, detail: d.name, intx });
+      }
     }
     return out;
   });
   const well = rows.every((row) => row.state !== 'no answer' && row.state !== 'starting');
   if (options.json === true) process.stdout.write(`${JSON.stringify({ ready: well, services: rows }, undefined, 2)}\n`);
   else
-    for (const row of rows) process.stdout.write(`${row.service.padEnd(12)} ${row.state.padEnd(10)} ${row.detail}\n`);
+    for (const { service, state, detail, intx } of rows) {
+      const lines = (intx ?? []).map(({ intid, taken }) => `, INTx by SPI ${intid} (taken ${taken} times)`).join('');
+      process.stdout.write(`${service.padEnd(12)} ${state.padEnd(10)} ${detail}${lines}\n`);
+    }
   return well ? 0 : 1;
 }

@@ -257,13 +257,15 @@ export class Operator implements Service {
   }
 
   *#interrupts(step: Extract<SimpleStep, { interrupts: unknown }>['interrupts']): Op<string> {
-    const { guest, count, vectors } = step;
-    const result = yield* this.#guest(guest, 'interrupts', { ...deviceOf(step), count, vectors });
+    const { guest, count, vectors, intx } = step;
+    const kind = intx === undefined ? {} : { intx };
+    const result = yield* this.#guest(guest, 'interrupts', { ...deviceOf(step), count, vectors, ...kind });
     const perVector = result['perVector'] as number[];
     const problems = differences(result, { delivered: `>= ${count}`, lost: 0 });
     if (perVector.filter((n) => n > 0).length < vectors)
       problems.push(`not all of ${vectors} vectors fired: ${perVector}`);
     if (problems.length > 0) throw new StepFailed(problems);
+    if (result['irqs'] === 'intx') return `${guest} took ${result['delivered']} INTx interrupts`;
     return `${guest} took ${result['delivered']} MSI-X interrupts over ${perVector.length} vectors (${perVector.join(', ')})`;
   }
 

@@ -54,6 +54,8 @@ const interruptsStep = z.strictObject({
     bdf,
     count: z.number().int().positive(),
     vectors: z.number().int().positive().max(32),
+    /** The driver uses its line, or MSI-X; as it is when absent. */
+    intx: z.boolean().optional(),
   }),
 });
 

@@ -33,6 +33,9 @@ export function* resourceSnapshot(ask: Ask): Op<Tree> {
   const store = (yield* ask('xenstored', 'tree')) as Tree;
   const dom0 = (yield* ask('d0', '')) as Tree;
   return {
+    'SPIs of the machine': yield* ask('hardware', 'gic.distributor.spis'),
+    'high lines': yield* ask('hardware', 'highSpis'),
+    irqs: (xen['irqs'] as Tree[]).map(({ intid, domid }) => ({ intid, domid })),
     domains: xen['domains'],
     frames: xen['frames'],
     devices: xen['devices'],

@@ -1,18 +1,21 @@
 /**
  * Enumeration (Linux drivers/pci/probe.c, in short): bus numbers depth first, BARs sized and placed (place.ts), ACS and ARI
  * switched on, virtual functions enabled, every function reported to Xen.
- * Memory decoding and bus mastering are switched on for bridges; endpoints keep both off.
+ * Memory decoding and bus mastering are switched on for bridges; endpoints keep both off. A pin is followed to its SPI.
  * Not modelled: what a firmware placed or numbered; everything is placed anew. CardBus bridges; nothing behind one is found.
  * Enhanced Allocation: a BAR that it fixes is not among a function's.
  */
 
 import { XEN_PCI_DEV } from '#shared/abi/physdev.ts';
+import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { PCI_BRIDGE, PCI_BRIDGE_RANGE_TYPE_MASK } from '#shared/arch/pci/bridge-header.ts';
 import { PCI_CAP_ID } from '#shared/arch/pci/capability.ts';
 import { PCI_EXP, PCI_EXP_FLAGS } from '#shared/arch/pci/express.ts';
 import { PCI, PCI_CFG_SPACE_BYTES, PCI_CFG_SPACE_EXP_BYTES, PCI_HEADER_TYPE } from '#shared/arch/pci/header.ts';
+import { PCI_PIN, swizzle } from '#shared/arch/pci/intx.ts';
 import type { Op } from '#shared/core/op.ts';
-import { deviceOf, formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
+import { lookupSpi } from '#shared/fdt/pci-bindings.ts';
+import { devfnOf, deviceOf, formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import type { Hypercalls } from '#shared/kernel/hypercalls.ts';
 import { type ConfigAccess, type FoundFunction, findCapability, readBars, scanBus } from '#shared/kernel/pci-core.ts';
 import { enableAcs } from './acs.ts';
@@ -67,7 +70,7 @@ function* scanFrom(scan: Scan, number: number, above: PciFunction | undefined): 
   const bus: Bus = { number, functions: [], vfs: [], children: [] };
   const link = above === undefined ? undefined : linkBelow(access, above);
   for (const found of yield* scanBus(access, host.segment, number, link)) {
-    const fn = yield* setUp(access, found, above?.sbdf);
+    const fn = yield* setUp(scan, found, above);
     bus.functions.push(fn);
     scan.all.push(fn);
     const plan = yield* planVfs(access, fn, link?.ari ?? false, trace);
@@ -100,7 +103,8 @@ function* scanFrom(scan: Scan, number: number, above: PciFunction | undefined): 
 }
 
 /** Everything off, ACS on, BARs sized. */
-function* setUp(access: ConfigAccess, found: FoundFunction, parent: Sbdf | undefined): Op<PciFunction> {
+function* setUp(scan: Scan, found: FoundFunction, above: PciFunction | undefined): Op<PciFunction> {
+  const { access } = scan;
   const { sbdf } = found;
   const express = yield* findCapability(access, sbdf, PCI_CAP_ID.EXPRESS);
   yield* access.write(sbdf, PCI.COMMAND, 2, 0);
@@ -110,8 +114,24 @@ function* setUp(access: ConfigAccess, found: FoundFunction, parent: Sbdf | undef
     portType: express === 0 ? -1 : (flags & PCI_EXP_FLAGS.TYPE_MASK) >>> PCI_EXP_FLAGS.TYPE_SHIFT,
     acs: yield* enableAcs(access, sbdf),
     configBytes: express === 0 ? PCI_CFG_SPACE_BYTES : PCI_CFG_SPACE_EXP_BYTES,
-    parent,
+    parent: above?.sbdf,
     physfn: undefined,
+    irq: yield* irqOf(scan, sbdf, above),
     bars: (yield* readBars(access, sbdf)).map((bar) => ({ ...bar, address: 0, pa: 0 })),
   };
+}
+
+/** The SPI of a function's pin, as an INTID (Linux pci_common_swizzle, of_irq_parse_and_map_pci); 0 for none. */
+function* irqOf(scan: Scan, sbdf: Sbdf, above: PciFunction | undefined): Op<number> {
+  let pin = yield* scan.access.read(sbdf, PCI.INTERRUPT_PIN, 1);
+  if (pin < PCI_PIN.A || pin > PCI_PIN.D) return 0;
+  let at = sbdf;
+  for (let port = above; port !== undefined; ) {
+    const { parent } = port;
+    pin = swizzle(pin, isDownstreamPort(port) ? 0 : deviceOf(at));
+    at = port.sbdf;
+    port = parent === undefined ? undefined : scan.all.find((f) => f.sbdf === parent);
+  }
+  const spi = lookupSpi(scan.host.interruptMap, devfnOf(at), pin);
+  return spi < 0 ? 0 : SPI_FIRST + spi;
 }

@@ -23,6 +23,8 @@ export interface PciFunction {
   readonly parent: Sbdf | undefined;
   /** Of a virtual function: its physical one. */
   readonly physfn: Sbdf | undefined;
+  /** The INTID of the SPI that its pin leads to; 0 when it has no pin, or that leads nowhere. */
+  readonly irq: number;
   readonly bars: Bar[];
 }
 

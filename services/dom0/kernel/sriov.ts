@@ -121,6 +121,7 @@ export function* enableVfs(
       configBytes: PCI_CFG_SPACE_EXP_BYTES,
       parent: pf.parent,
       physfn: pf.sbdf,
+      irq: 0, // a virtual function has no pin
       bars: plan.bars.map((bar) => {
         const address = bar.address + i * apertureOf(bar);
         return { ...bar, address, pa: toCpu(address) };

@@ -1,6 +1,6 @@
 /**
  * What the toolstack sees of dom0's PCI functions, as files of /sys/bus/pci: the `resource` lines (T20: BARs are read by
- * ordinary means, not by a hypercall), the driver link, the driver's directory.
+ * ordinary means, not by a hypercall), `irq`, the driver link, the driver's directory.
  */
 import type { Sbdf } from '#shared/ids/sbdf.ts';
 import type { Drivers } from './drivers.ts';
@@ -30,6 +30,16 @@ export class Sysfs {
   /** Whether /sys/bus/pci/devices has it. */
   exists(sbdf: Sbdf): boolean {
     return this.#functions.has(sbdf);
+  }
+
+  /** The interrupt of its pin, an INTID; 0 for none. */
+  irq(sbdf: Sbdf): number {
+    return this.#functions.get(sbdf)?.irq ?? 0;
+  }
+
+  /** The highest `irq` of all; 0 when none has any. */
+  get highestIrq(): number {
+    return Math.max(0, ...[...this.#functions.values()].map((f) => f.irq));
   }
 
   /** Seven lines: BAR 0 to 5 and the ROM. The upper half of a 64-bit BAR has an empty line. */

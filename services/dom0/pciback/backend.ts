@@ -15,8 +15,9 @@ import { busOf, devfnOf, deviceOf, formatSbdf, functionOf, parseSbdf, type Sbdf,
 import { type Transitions, transition, XenbusDevice } from '#shared/kernel/xenbus.ts';
 import { Changes } from '#shared/kernel/xenstore-client.ts';
 import type { Kernel } from '../kernel/boot.ts';
+import { hasMessages } from '../kernel/host-bridge.ts';
 import { VirtualConfig } from './config-fields.ts';
-import { readBarNodes } from './nodes.ts';
+import { readDeviceNodes } from './nodes.ts';
 import type { Pool, Stub } from './pool.ts';
 import { SharedPage } from './shared-page.ts';
 import { chooseVdevfn } from './slots.ts';
@@ -284,18 +285,17 @@ class PciBackend {
         throw new Fatal(ERRNO.EINVAL, `Couldn't locate PCI device (${entry.bdf})! perhaps already in-use?`);
       }
       try {
-        const { guestSbdf, bars } = yield* readBarNodes(this.#kernel.store, this.#path, index);
+        const { guestSbdf, bars, intx } = yield* readDeviceNodes(this.#kernel.store, this.#path, index);
         const isVirtfn = stub.fn.physfn !== undefined;
         const taken = [...this.#exported].map(([s, e]) => ({ sbdf: s, vdevfn: e.vdevfn }));
         const vdevfn = chooseVdevfn(taken, sbdf, guestSbdf === undefined ? undefined : devfnOf(guestSbdf), isVirtfn);
         if (vdevfn === undefined) throw new Fatal(ERRNO.ENOMEM, 'No more space on root virtual PCI bus');
-        const config = yield* VirtualConfig.open(
-          this.#kernel.access,
-          sbdf,
-          stub.fn.configBytes,
+        const config = yield* VirtualConfig.open(this.#kernel.access, sbdf, stub.fn.configBytes, {
           bars,
-          isVirtfn ? stub.fn : undefined,
-        );
+          ids: isVirtfn ? stub.fn : undefined,
+          intx,
+          messages: hasMessages(this.#kernel.bridges, sbdf),
+        });
         this.#exported.set(sbdf, { stub, vdevfn, config });
       } catch (error) {
         yield* this.#pool.put(stub);

@@ -5,16 +5,21 @@
  * sizes it, and any other write ends that; no value is stored, so a guest cannot move one (T16).
  * A guest of ours has an ITS and sets up its message interrupts itself (T9): ENABLE and MASKALL of MSI-X, and ENABLE, the
  * vector count, address, data and mask of MSI, pass to the hardware, where Linux keeps them from a guest. Not both at once.
+ * A function that no ITS serves shows neither capability, so that its driver takes INTx.
+ * INTx (T12): with a line that is bound to the guest, Interrupt Pin is the hardware's, Interrupt Line the low byte of the
+ * INTID, and INTX_DISABLE passes to the hardware, where Linux wants allow_interrupt_control for it; clearing it is refused
+ * while MSI or MSI-X is on. Without one the pin reads 0, and INTX_DISABLE is set in the hardware and only remembered for
+ * the guest: the line may be another domain's (docs/decisions/0019).
  * A virtual function's ids, which read as ones in hardware, are those that its physical function gives; MEMORY of its
  * command register is only remembered, as it has none.
  * Deviates: MEMORY of the command register reaches the hardware both ways; Linux leaves decoding on.
- * Not modelled: I/O BARs and the expansion ROM, which read 0. INTx: the interrupt line reads 0 and INTX_DISABLE is only
- * remembered. VPD writes and permissive mode: such writes are dropped.
+ * Not modelled: I/O BARs and the expansion ROM, which read 0. VPD writes and permissive mode: such writes are dropped.
  */
 
 import { XEN_PCI_ERR } from '#shared/abi/pciif.ts';
 import { PCI_CAP_ID, PCI_CAPS_MAX, PCI_PM } from '#shared/arch/pci/capability.ts';
 import { PCI, PCI_BAR, PCI_COMMAND, PCI_STATUS, PCI_STD_BARS } from '#shared/arch/pci/header.ts';
+import { PCI_PIN } from '#shared/arch/pci/intx.ts';
 import { msiLayout, PCI_MSI, PCI_MSI_FLAGS } from '#shared/arch/pci/msi.ts';
 import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import type { Op } from '#shared/core/op.ts';
@@ -34,6 +39,17 @@ export interface VirtualBar {
 export interface VirtualIds {
   readonly vendorId: number;
   readonly deviceId: number;
+}
+
+/** What a guest is to see of a function. */
+export interface Served {
+  readonly bars: readonly VirtualBar[];
+  /** Of a virtual function. */
+  readonly ids?: VirtualIds | undefined;
+  /** The INTID of the line that the guest has; 0 for none. */
+  readonly intx: number;
+  /** Its messages can reach the guest. */
+  readonly messages: boolean;
 }
 
 interface Field {
@@ -60,28 +76,29 @@ export class VirtualConfig {
   readonly #sizing = new Array<boolean>(PCI_STD_BARS).fill(false);
   #msiAt = 0;
   #msixAt = 0;
+  /** INTx is the guest's. */
+  readonly #hasLine: boolean;
+  /** What the command register always has: INTX_DISABLE of a pin that is not the guest's. */
+  #forced = 0;
 
-  private constructor(access: ConfigAccess, sbdf: Sbdf, configBytes: number) {
+  private constructor(access: ConfigAccess, sbdf: Sbdf, configBytes: number, hasLine: boolean) {
     this.#access = access;
     this.#sbdf = sbdf;
     this.#configBytes = configBytes;
+    this.#hasLine = hasLine;
   }
 
-  /** Reads the capability list once and lays the fields over it. `ids` of a virtual function. */
-  static *open(
-    access: ConfigAccess,
-    sbdf: Sbdf,
-    configBytes: number,
-    bars: readonly VirtualBar[],
-    ids?: VirtualIds,
-  ): Op<VirtualConfig> {
-    const config = new VirtualConfig(access, sbdf, configBytes);
+  /** Sets INTX_DISABLE as it is to be, reads the capability list once and lays the fields over it. */
+  static *open(access: ConfigAccess, sbdf: Sbdf, configBytes: number, served: Served): Op<VirtualConfig> {
+    const { ids, bars, intx, messages } = served;
+    const config = new VirtualConfig(access, sbdf, configBytes, intx !== 0);
+    yield* config.#openIntx();
     if (ids !== undefined) {
       config.#fields.push({ offset: PCI.VENDOR_ID, size: 2, read: () => ids.vendorId });
       config.#fields.push({ offset: PCI.DEVICE_ID, size: 2, read: () => ids.deviceId });
     }
-    config.#addHeader(bars);
-    yield* config.#addCapabilities();
+    config.#addHeader(bars, intx);
+    yield* config.#addCapabilities(messages);
     return config;
   }
 
@@ -132,7 +149,7 @@ export class VirtualConfig {
     return this.#access.write(this.#sbdf, offset, size, value);
   }
 
-  #addHeader(bars: readonly VirtualBar[]): void {
+  #addHeader(bars: readonly VirtualBar[], intx: number): void {
     this.#fields.push({
       offset: PCI.COMMAND,
       size: 2,
@@ -142,7 +159,22 @@ export class VirtualConfig {
     this.#passByte(PCI.CACHE_LINE_SIZE);
     for (let register = 0; register < PCI_STD_BARS; register++) this.#fields.push(this.#barField(register, bars));
     this.#fields.push({ offset: PCI.ROM_ADDRESS, size: 4, read: () => 0 });
-    this.#fields.push({ offset: PCI.INTERRUPT_LINE, size: 1, read: () => 0 });
+    this.#fields.push({ offset: PCI.INTERRUPT_LINE, size: 1, read: () => intx & 0xff });
+    this.#fields.push({ offset: PCI.INTERRUPT_PIN, size: 1, read: (hw) => (intx === 0 ? PCI_PIN.NONE : hw) });
+  }
+
+  /** A function that pciback holds has INTX_DISABLE set; a guest that has the line finds it as after a reset. */
+  *#openIntx(): Op<void> {
+    const pin = yield* this.#access.read(this.#sbdf, PCI.INTERRUPT_PIN, 1);
+    if (!this.#hasLine && pin !== PCI_PIN.NONE) this.#forced = PCI_COMMAND.INTX_DISABLE;
+    yield* this.#settleCommand(PCI_COMMAND.INTX_DISABLE, 0);
+  }
+
+  /** Changes bits of the hardware's command register, which keeps what is forced. */
+  *#settleCommand(clear: number, set: number): Op<void> {
+    const hw = yield* this.#access.read(this.#sbdf, PCI.COMMAND, 2);
+    const wanted = (hw & ~clear) | set | this.#forced;
+    if (wanted !== hw) yield* this.#hw(PCI.COMMAND, 2, wanted);
   }
 
   #passByte(offset: number): void {
@@ -159,11 +191,18 @@ export class VirtualConfig {
   }
 
   *#writeCommand(value: number, hw: number): Op<number> {
-    const passed = PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER;
-    const wanted = (hw & ~passed) | (value & passed);
+    const { INTX_DISABLE } = PCI_COMMAND;
+    let passed = PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER;
+    let kept = 0;
+    if (this.#hasLine) {
+      const clears = (hw & ~value & INTX_DISABLE) !== 0;
+      if (clears && ((yield* this.#msiEnabled()) || (yield* this.#msixEnabled()))) kept = INTX_DISABLE;
+      else passed |= INTX_DISABLE;
+    }
+    const wanted = (hw & ~passed) | (value & passed) | this.#forced;
     if (wanted !== hw) yield* this.#hw(PCI.COMMAND, 2, wanted);
-    this.#command = value;
-    return XEN_PCI_ERR.success;
+    this.#command = value | kept;
+    return kept === 0 ? XEN_PCI_ERR.success : XEN_PCI_ERR.access_denied;
   }
 
   #barField(register: number, bars: readonly VirtualBar[]): Field {
@@ -197,18 +236,32 @@ export class VirtualConfig {
     };
   }
 
-  *#addCapabilities(): Op<void> {
+  *#addCapabilities(messages: boolean): Op<void> {
+    const shown: number[] = [];
+    let hidden = false;
     const status = yield* this.#access.read(this.#sbdf, PCI.STATUS, 2);
     if ((status & PCI_STATUS.CAP_LIST) === 0) return;
     let at = (yield* this.#access.read(this.#sbdf, PCI.CAPABILITY_LIST, 1)) & 0xfc;
     for (let i = 0; at >= 0x40 && i < PCI_CAPS_MAX; i++) {
       const word = yield* this.#access.read(this.#sbdf, at, 4);
       const id = word & 0xff;
+      const isMessage = id === PCI_CAP_ID.MSI || id === PCI_CAP_ID.MSIX;
+      if (isMessage && !messages) hidden = true;
+      else shown.push(at);
       if (id === PCI_CAP_ID.PM) this.#addPm(at);
-      if (id === PCI_CAP_ID.MSI) this.#addMsi(at, word >>> 16);
-      if (id === PCI_CAP_ID.MSIX) this.#addMsix(at);
+      if (id === PCI_CAP_ID.MSI && messages) this.#addMsi(at, word >>> 16);
+      if (id === PCI_CAP_ID.MSIX && messages) this.#addMsix(at);
       at = (word >>> 8) & 0xfc;
     }
+    if (hidden) this.#relink(shown);
+  }
+
+  /** The list leads through `shown` only. */
+  #relink(shown: readonly number[]): void {
+    this.#fields.push({ offset: PCI.CAPABILITY_LIST, size: 1, read: () => shown[0] ?? 0 });
+    shown.forEach((at, i) => {
+      this.#fields.push({ offset: at + 1, size: 1, read: () => shown[i + 1] ?? 0 });
+    });
   }
 
   #addPm(at: number): void {
@@ -221,6 +274,8 @@ export class VirtualConfig {
       *write(value, hw) {
         const kept = hw & ~PMCSR_WRITABLE;
         yield* self.#hw(at + PCI_PM.CTRL, 2, kept | (value & PMCSR_WRITABLE));
+        // Back in D0 it may have been reset, its command register too.
+        if (self.#forced !== 0) yield* self.#settleCommand(0, 0);
         return XEN_PCI_ERR.success;
       },
     });

@@ -6,6 +6,7 @@
  *   BAR-k-PA-N     where the machine has it
  *   BAR-k-SIZE-N   bytes
  *   BAR-k-FLAGS-N  bit 0: 64-bit register pair, bit 1: prefetchable
+ *   intx-N         decimal: the INTID of the SPI that its pin leads to in the guest; absent when it has no INTx
  *   guest-sbdf-N   the address on the guest's bus that Xen was told in assign_device
  */
 import type { Op } from '#shared/core/op.ts';
@@ -20,8 +21,15 @@ export interface PlacedBar extends VirtualBar {
 const WIDE = 1;
 const PREFETCHABLE = 2;
 
-export function barNodes(index: number, guestSbdf: Sbdf, bars: readonly PlacedBar[]): [name: string, value: string][] {
+/** `intx` is 0 for none. */
+export function deviceNodes(
+  index: number,
+  guestSbdf: Sbdf,
+  bars: readonly PlacedBar[],
+  intx: number,
+): [name: string, value: string][] {
   const nodes: [string, string][] = [[`guest-sbdf-${index}`, formatSbdf(guestSbdf)]];
+  if (intx !== 0) nodes.push([`intx-${index}`, `${intx}`]);
   for (const bar of bars) {
     const flags = (bar.wide ? WIDE : 0) | (bar.prefetchable ? PREFETCHABLE : 0);
     nodes.push(
@@ -34,12 +42,12 @@ export function barNodes(index: number, guestSbdf: Sbdf, bars: readonly PlacedBa
   return nodes;
 }
 
-/** The BARs and the guest's address of device `index` below `path`. A BAR without all its nodes is absent. */
-export function* readBarNodes(
+/** What the nodes of device `index` below `path` say. A BAR without all its nodes is absent; `intx` is 0 for none. */
+export function* readDeviceNodes(
   view: XenstoreView,
   path: string,
   index: number,
-): Op<{ guestSbdf: Sbdf | undefined; bars: PlacedBar[] }> {
+): Op<{ guestSbdf: Sbdf | undefined; bars: PlacedBar[]; intx: number }> {
   const names = new Set(yield* view.directoryOrEmpty(path));
   const bars: PlacedBar[] = [];
   for (let k = 0; k < 6; k++) {
@@ -52,7 +60,10 @@ export function* readBarNodes(
     bars.push({ index: k, ipa, pa, sizeBytes, wide: (flags & WIDE) !== 0, prefetchable: (flags & PREFETCHABLE) !== 0 });
   }
   const name = `guest-sbdf-${index}`;
-  return { guestSbdf: names.has(name) ? parseSbdf(yield* view.read(`${path}/${name}`)) : undefined, bars };
+  const guestSbdf = names.has(name) ? parseSbdf(yield* view.read(`${path}/${name}`)) : undefined;
+  const line = `intx-${index}`;
+  const intx = names.has(line) ? Number(yield* view.read(`${path}/${line}`)) : 0;
+  return { guestSbdf, bars, intx: Number.isSafeInteger(intx) ? intx : 0 };
 }
 
 function hex(value: number): string {

@@ -2,6 +2,7 @@
  * Cleaning a function between owners (Linux drivers/pci/pci.c, pci_reset_function; drivers/xen/xen-pciback/pci_stub.c):
  * the first that it can do of a Function Level Reset by its Express or its AF capability, the step from D3hot to D0, and a
  * reset of the bus below its bridge when it is alone there.
+ * Then its pin is off (INTX_DISABLE), until a guest has its line: what nobody drives pulls no line that another may have.
  * Reset takes away what enumeration switched on in the function, its ACS too; that is put back (pci_restore_state).
  * A function that stays silent is waited for and then given up: that is told, not fatal, as in Linux.
  * Not modelled: device specific resets. A function with nothing of all these is not reset, which is traced, and its
@@ -10,7 +11,7 @@
 import { PCI_BRIDGE, PCI_BRIDGE_CTL } from '#shared/arch/pci/bridge-header.ts';
 import { PCI_ACS, PCI_AF, PCI_CAP_ID, PCI_EXT_CAP_ID, PCI_PM } from '#shared/arch/pci/capability.ts';
 import { PCI_EXP, PCI_EXP_DEVCAP_FLR, PCI_EXP_DEVCTL, PCI_EXP_DEVSTA } from '#shared/arch/pci/express.ts';
-import { PCI, PCI_STD_BARS } from '#shared/arch/pci/header.ts';
+import { PCI, PCI_COMMAND, PCI_STD_BARS } from '#shared/arch/pci/header.ts';
 import { PCI_MSI, PCI_MSI_FLAGS } from '#shared/arch/pci/msi.ts';
 import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import { type Op, sleep } from '#shared/core/op.ts';
@@ -90,7 +91,10 @@ function* clean(kernel: ResetKernel, fn: PciFunction, pristine: ConfigSnapshot, 
   }
   yield* disable(access, fn);
   const { kind, ready } = yield* reset(kernel, fn);
-  if (ready) yield* restore(access, fn, pristine);
+  if (ready) {
+    yield* access.write(fn.sbdf, PCI.COMMAND, 2, PCI_COMMAND.INTX_DISABLE);
+    yield* restore(access, fn, pristine);
+  }
   if (kind === 'none') yield* disable(access, fn);
   return { kind, ready };
 }
@@ -107,9 +111,9 @@ function* restore(access: ConfigAccess, fn: PciFunction, pristine: ConfigSnapsho
   if (acs !== 0) yield* access.write(fn.sbdf, acs + PCI_ACS.CTRL, 2, pristine.acs);
 }
 
-/** Off: decoding, bus mastering, message interrupts. */
+/** Off: decoding, bus mastering, interrupts by pin and by message. */
 function* disable(access: ConfigAccess, fn: PciFunction): Op<void> {
-  yield* access.write(fn.sbdf, PCI.COMMAND, 2, 0);
+  yield* access.write(fn.sbdf, PCI.COMMAND, 2, PCI_COMMAND.INTX_DISABLE);
   const msi = yield* findCapability(access, fn.sbdf, PCI_CAP_ID.MSI);
   if (msi !== 0) yield* clearBits(access, fn, msi + PCI_MSI.FLAGS, PCI_MSI_FLAGS.ENABLE);
   const msix = yield* findCapability(access, fn.sbdf, PCI_CAP_ID.MSIX);

@@ -1,7 +1,8 @@
 /**
  * The driver of `dma-probe` (shared/arch/dma-probe.ts): any DMA and any vector that a command of this guest asks for.
  * Binds a function whose first memory BAR that holds no MSI-X structure in its first page reads the magic number.
- * Commands of the device are polled, so that its interrupts are those that were asked for and nothing else.
+ * Commands of the device are polled, so that its interrupts are those that were asked for and nothing else. On INTx there
+ * is one vector: an interrupt clears every bit of INTERRUPTS that it finds.
  * Not modelled: the completion interrupt of a command.
  */
 import { DMA_PROBE, DMA_PROBE_BYTES, DMA_PROBE_MAGIC, DMA_PROBE_OP, DMA_PROBE_STATUS } from '#shared/arch/dma-probe.ts';
@@ -17,9 +18,10 @@ import {
   type DriverKit,
   disableFunction,
   enableFunction,
-  MsixVectors,
+  enableIrqs,
+  type IrqKind,
+  type IrqVectors,
   type PciFunction,
-  vectorsFor,
 } from './driver.ts';
 
 /** The most vectors a driver asks for. */
@@ -52,7 +54,7 @@ export class DmaProbe implements BoundDriver {
   readonly #lock = new Lock('dma-probe command');
   readonly #arrived = new Changes();
   readonly #delivered: number[] = [];
-  #vectors: MsixVectors | undefined;
+  #vectors: IrqVectors | undefined;
   #gone = false;
 
   constructor(fn: PciFunction, kit: DriverKit, base: number) {
@@ -67,20 +69,41 @@ export class DmaProbe implements BoundDriver {
     return this.#vectors?.count ?? 0;
   }
 
+  get irqs(): IrqKind {
+    return this.#vectors?.kind ?? 'none';
+  }
+
   /** Interrupts counted at the handler, by vector. */
   get delivered(): readonly number[] {
     return this.#delivered;
   }
 
-  /** Enables as many vectors as the function has, at most 64. */
+  /** Enables as many vectors as the function has, at most 64; or its line. */
   *start(): Op<void> {
-    const count = vectorsFor(this.#fn, this.#kit, VECTORS_MAX);
-    if (count === 0) return;
-    for (let v = 0; v < count; v++) this.#delivered[v] = 0;
-    this.#vectors = yield* MsixVectors.enable(this.#fn, count, this.#kit, (vector) => {
-      this.#delivered[vector]!++;
-      this.#arrived.note();
+    this.#vectors = yield* enableIrqs(this.#fn, VECTORS_MAX, this.#kit, {
+      onVector: (vector) => this.#count(vector),
+      onLine: () => this.#onLine(),
     });
+    for (let v = 0; v < this.vectors; v++) this.#delivered[v] ??= 0;
+  }
+
+  #count(vector: number): void {
+    this.#delivered[vector] = (this.#delivered[vector] ?? 0) + 1;
+    this.#arrived.note();
+  }
+
+  *#onLine(): Op<boolean> {
+    const at = this.#base + DMA_PROBE.INTERRUPTS;
+    try {
+      const raised = yield* this.#kit.cpu.read32(at);
+      if (raised === 0 || raised === ABSENT) return false;
+      yield* this.#kit.cpu.write32(at, raised);
+    } catch (error) {
+      if (error instanceof BusAbort) return false;
+      throw error;
+    }
+    this.#count(0);
+    return true;
   }
 
   *remove(): Op<void> {
@@ -94,7 +117,8 @@ export class DmaProbe implements BoundDriver {
   }
 
   inspect(): unknown {
-    return { vectors: this.vectors, firstLpi: this.#vectors?.firstLpi ?? -1, delivered: [...this.#delivered] };
+    const { vectors, irqs } = this;
+    return { vectors, irqs, firstIntid: this.#vectors?.firstIntid ?? -1, delivered: [...this.#delivered] };
   }
 
   /** The device writes `bytes` of the pattern of `seed` at the bus address `destination`. */

@@ -1,10 +1,11 @@
 /**
  * What a driver is to this kernel, and what the PCI core does for one: enable a function, read its BARs, give it
- * MSI-X vectors (Linux drivers/pci/pci.c, drivers/pci/msi/msi.c).
- * Not modelled: MSI and INTx for drivers here; a function without MSI-X gets no vectors. Power management.
+ * MSI-X vectors or its line (Linux drivers/pci/pci.c, drivers/pci/msi/).
+ * Not modelled: MSI for drivers here; a function without MSI-X gets its line. Power management.
  */
 import { PCI_CAP_ID } from '#shared/arch/pci/capability.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
+import { PCI_PIN } from '#shared/arch/pci/intx.ts';
 import {
   PCI_MSIX,
   PCI_MSIX_BIR_MASK,
@@ -19,6 +20,7 @@ import { BusAbort, type CpuBus, write32Op } from '#shared/kernel/cpu-bus.ts';
 import { type BarInfo, type ConfigAccess, type FoundFunction, findCapability } from '#shared/kernel/pci-core.ts';
 import type { IrqDomain, Vectors } from '../its/irq-domain.ts';
 import type { Pages } from '../kernel/pages.ts';
+import type { LineHandler, SharedLines } from '../kernel/shared-lines.ts';
 
 /** What a driver may use. */
 export interface DriverKit {
@@ -26,6 +28,7 @@ export interface DriverKit {
   readonly cpu: CpuBus;
   /** Undefined on a machine that takes no messages. */
   readonly irqDomain: IrqDomain | undefined;
+  readonly lines: SharedLines;
   /** Memory for queues and buffers; what a driver took it gives back in `remove`. */
   readonly pages: Pages;
   trace(event: string, detail: unknown): void;
@@ -46,6 +49,18 @@ export interface MsixInfo {
 export interface PciFunction extends FoundFunction {
   readonly bars: readonly BarInfo[];
   readonly msix: MsixInfo | undefined;
+  /** The INTID that its pin leads to; 0 for none. */
+  readonly intx: number;
+  /** What its driver gets. */
+  readonly irqs: IrqKind;
+}
+
+export type IrqKind = 'msix' | 'intx' | 'none';
+
+/** MSI-X when the function has it and `msi` allows it, else its line, if there is one. */
+export function irqsOf(msix: MsixInfo | undefined, intx: number, msi: boolean): IrqKind {
+  if (msi && msix !== undefined) return 'msix';
+  return intx !== 0 ? 'intx' : 'none';
 }
 
 /** A driver at work on one function. */
@@ -102,13 +117,92 @@ export function* readMsix(config: ConfigAccess, sbdf: Sbdf): Op<MsixInfo | undef
   };
 }
 
-/** Vectors that a driver which can use `most` gets: none where messages reach nobody. */
-export function vectorsFor(fn: PciFunction, kit: DriverKit, most: number): number {
-  return kit.irqDomain === undefined ? 0 : Math.min(fn.msix?.vectors ?? 0, most);
+/** The INTID of a function that has a pin, and `line` that it leads to; else 0. */
+export function* readIntx(config: ConfigAccess, sbdf: Sbdf, line: number | undefined): Op<number> {
+  if (line === undefined) return 0;
+  const pin = yield* config.read(sbdf, PCI.INTERRUPT_PIN, 1);
+  return pin >= PCI_PIN.A && pin <= PCI_PIN.D ? line : 0;
+}
+
+/** Interrupts of one function, on. */
+export interface IrqVectors {
+  readonly kind: IrqKind;
+  readonly count: number;
+  /** The LPI of vector 0, or the SPI of the line. */
+  readonly firstIntid: number;
+  disable(): Op<void>;
+}
+
+export interface IrqHandlers {
+  onVector(vector: number): void;
+  /** The line is high. Whether it is this function's doing; it has let go of the line then. */
+  onLine: LineHandler;
+}
+
+/**
+ * What a driver may have (pci_alloc_irq_vectors): up to `max` MSI-X vectors, or the line, which counts as one; undefined
+ * for nothing. The function decodes memory. Throws as either does.
+ */
+export function* enableIrqs(
+  fn: PciFunction,
+  max: number,
+  kit: DriverKit,
+  handlers: IrqHandlers,
+): Op<IrqVectors | undefined> {
+  if (fn.irqs === 'none') return undefined;
+  if (fn.irqs === 'intx') return yield* IntxLine.enable(fn, kit, handlers.onLine);
+  const count = Math.min(fn.msix?.vectors ?? 0, max);
+  return yield* MsixVectors.enable(fn, count, kit, (vector) => handlers.onVector(vector));
+}
+
+/** The line of one function, which others may share: its handler is in, and INTX_DISABLE is clear. */
+export class IntxLine implements IrqVectors {
+  readonly kind = 'intx';
+  readonly count = 1;
+  readonly #fn: PciFunction;
+  readonly #kit: DriverKit;
+  readonly #handler: LineHandler;
+
+  private constructor(fn: PciFunction, kit: DriverKit, handler: LineHandler) {
+    this.#fn = fn;
+    this.#kit = kit;
+    this.#handler = handler;
+  }
+
+  get firstIntid(): number {
+    return this.#fn.intx;
+  }
+
+  /** Throws DriverError when INTX_DISABLE stays set, and GicError. */
+  static *enable(fn: PciFunction, kit: DriverKit, handler: LineHandler): Op<IntxLine> {
+    const self = new IntxLine(fn, kit, handler);
+    yield* kit.lines.request(fn.intx, handler);
+    const command = yield* self.#setDisabled(false);
+    if ((command & PCI_COMMAND.INTX_DISABLE) === 0) return self;
+    yield* kit.lines.free(fn.intx, handler);
+    throw new DriverError(`${formatSbdf(fn.sbdf)}: INTx stays disabled (command 0x${command.toString(16)})`);
+  }
+
+  /** The function, as far as it is there, lets go of the line first: others may still be on it. */
+  *disable(): Op<void> {
+    yield* this.#setDisabled(true);
+    yield* this.#kit.lines.free(this.#fn.intx, this.#handler);
+  }
+
+  /** Gives the command register as it reads then. */
+  *#setDisabled(disabled: boolean): Op<number> {
+    const { config } = this.#kit;
+    const { sbdf } = this.#fn;
+    const command = yield* config.read(sbdf, PCI.COMMAND, 2);
+    if (command === 0xffff || ((command & PCI_COMMAND.INTX_DISABLE) !== 0) === disabled) return command;
+    yield* config.write(sbdf, PCI.COMMAND, 2, command ^ PCI_COMMAND.INTX_DISABLE);
+    return yield* config.read(sbdf, PCI.COMMAND, 2);
+  }
 }
 
 /** The vectors of one function: mapped in the ITS, written into its table, enabled. */
-export class MsixVectors {
+export class MsixVectors implements IrqVectors {
+  readonly kind = 'msix';
   readonly #fn: PciFunction;
   readonly #msix: MsixInfo;
   readonly #kit: DriverKit;
@@ -127,7 +221,7 @@ export class MsixVectors {
     return this.#vectors.count;
   }
 
-  get firstLpi(): number {
+  get firstIntid(): number {
     return this.#vectors.firstLpi;
   }
 

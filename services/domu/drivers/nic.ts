@@ -1,5 +1,6 @@
 /**
- * The driver of `nic` (docs/reference/hardware/nic.md): one transmit and one receive ring, a vector for each, and frames
+ * The driver of `nic` (docs/reference/hardware/nic.md): one transmit and one receive ring, a vector for each or the line,
+ * which it acknowledges in CAUSE, and frames
  * that say themselves what has to be in them, so that whoever receives one can tell whether it is whole.
  * Binds a function whose first memory BAR with room for the registers, free of MSI-X structures, reads the magic number.
  * Not modelled: a network stack; frames are looked at when a command of this guest asks for them.
@@ -31,9 +32,10 @@ import {
   type DriverKit,
   disableFunction,
   enableFunction,
-  MsixVectors,
+  enableIrqs,
+  type IrqKind,
+  type IrqVectors,
   type PciFunction,
-  vectorsFor,
 } from './driver.ts';
 
 const ENTRIES = 64;
@@ -46,6 +48,8 @@ const HEADER_BYTES = 14;
 /** Seed and number of a frame, behind its header. */
 const STAMP_BYTES = 8;
 const ETHERTYPE = 0x88b5;
+/** Of receive ring 0 and of transmit ring 0. */
+const CAUSES = 1 | (1 << NIC_CAUSE.TX_SHIFT);
 const POLL_NS = 100_000;
 const TX_RING = NIC.RINGS;
 const RX_RING = NIC.RINGS + NIC_RING_BYTES;
@@ -68,7 +72,7 @@ export class NicDevice implements BoundDriver {
   readonly #lock = new Lock('nic rings');
   readonly #arrived = new Changes();
   #memory = -1;
-  #vectors: MsixVectors | undefined;
+  #vectors: IrqVectors | undefined;
   /** The next descriptors: to fill for transmission, to look at for reception. */
   #txTail = 0;
   #rxHead = 0;
@@ -85,18 +89,21 @@ export class NicDevice implements BoundDriver {
     return this.#vectors?.count ?? 0;
   }
 
+  get irqs(): IrqKind {
+    return this.#vectors?.kind ?? 'none';
+  }
+
   *start(): Op<void> {
     const { cpu, pages } = this.#kit;
     yield* this.#write(NIC.CTRL, NIC_CTRL.RESET);
     const [hi, lo] = [yield* this.#read(NIC.PERM_MAC_HI), yield* this.#read(NIC.PERM_MAC_LO)];
     this.mac = hi * 0x1_0000 + lo;
     this.#memory = yield* pages.allocate(MEMORY_BYTES);
-    const count = vectorsFor(this.#fn, this.#kit, 2);
-    if (count > 0)
-      this.#vectors = yield* MsixVectors.enable(this.#fn, count, this.#kit, () => {
-        this.interrupts++;
-        this.#arrived.note();
-      });
+    this.#vectors = yield* enableIrqs(this.#fn, 2, this.#kit, {
+      onVector: () => this.#count(),
+      onLine: () => this.#onLine(),
+    });
+    const count = this.vectors;
     const descriptors = Array.from({ length: ENTRIES }, (_, i) =>
       writeOp(this.#descriptorAt(true, i), descriptorOf(this.#bufferAt(true, i), 0, 0)),
     );
@@ -105,7 +112,7 @@ export class NicDevice implements BoundDriver {
       ...this.#ringOps(TX_RING, this.#memory, Math.max(0, count - 1)),
       ...this.#ringOps(RX_RING, this.#memory + RING_BYTES, 0),
       write32Op(this.#base + RX_RING + NIC_RING.TAIL, ENTRIES - 1),
-      write32Op(this.#base + NIC.ENABLE_SET, 1 | (1 << NIC_CAUSE.TX_SHIFT)),
+      write32Op(this.#base + NIC.ENABLE_SET, CAUSES),
       write32Op(this.#base + NIC.CTRL, NIC_CTRL.ENABLE | NIC_CTRL.BROADCAST),
     ]);
   }
@@ -128,8 +135,26 @@ export class NicDevice implements BoundDriver {
   }
 
   inspect(): unknown {
-    const { mac, vectors, sent, received, wrong, interrupts } = this;
-    return { mac, vectors, sent, received, wrong, interrupts };
+    const { mac, vectors, irqs, sent, received, wrong, interrupts } = this;
+    return { mac, vectors, irqs, sent, received, wrong, interrupts };
+  }
+
+  #count(): void {
+    this.interrupts++;
+    this.#arrived.note();
+  }
+
+  *#onLine(): Op<boolean> {
+    try {
+      const cause = (yield* this.#read(NIC.CAUSE)) & CAUSES;
+      if (cause === 0 || this.#gone) return false;
+      yield* this.#write(NIC.CAUSE, cause);
+    } catch (error) {
+      if (error instanceof BusAbort) return false;
+      throw error;
+    }
+    this.#count();
+    return true;
   }
 
   *link(): Op<boolean> {

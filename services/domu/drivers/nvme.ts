@@ -1,6 +1,7 @@
 /**
  * A driver of NVM Express controllers (NVM Express 1.4, "Controller Initialization", "Queue Setup"; the order is that
- * of Linux drivers/nvme/host/pci.c): admin queues, Identify, one pair of I/O queues, a vector for each queue.
+ * of Linux drivers/nvme/host/pci.c): admin queues, Identify, one pair of I/O queues, a vector for each queue or the line.
+ * That stands while a completion queue holds entries: its interrupt masks it in INTMS, and taking them lets it go.
  * Binds functions of class 01 08 02 whose registers are those of a controller with the NVM command set. Commands go out in groups that fill a queue at most, one group at a time.
  * Not modelled: a block layer, time-outs by Abort, asynchronous events; a command that stays away ends the group.
  */
@@ -15,6 +16,8 @@ import {
   NVME_CNS,
   NVME_CSTS,
   NVME_FEATURE,
+  NVME_INTMC,
+  NVME_INTMS,
   NVME_IO,
   NVME_QUEUE_IEN,
   NVME_QUEUE_PC,
@@ -28,7 +31,7 @@ import { NVME_ID_CTRL, NVME_ID_NS } from '#shared/arch/nvme-data.ts';
 import { PCI } from '#shared/arch/pci/header.ts';
 import { Lock, type Op, sleep, TimedOut, withLock } from '#shared/core/op.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
-import { BusAbort, write32Op, writeOp } from '#shared/kernel/cpu-bus.ts';
+import { BusAbort, readOp, word, write32Op, writeOp } from '#shared/kernel/cpu-bus.ts';
 import { Changes } from '#shared/kernel/xenstore-client.ts';
 import { asWord, get, wordWith } from '#shared/regs/field.ts';
 import {
@@ -38,9 +41,10 @@ import {
   type DriverKit,
   disableFunction,
   enableFunction,
-  MsixVectors,
+  enableIrqs,
+  type IrqKind,
+  type IrqVectors,
   type PciFunction,
-  vectorsFor,
 } from './driver.ts';
 
 /** Non-volatile memory; programming interface NVM Express, in the byte below the class. */
@@ -51,6 +55,9 @@ const PAGE = 4096;
 const ENTRIES = 64;
 /** The admin queues, the I/O queues, and a page for data of admin commands. */
 const PAGES = 5;
+/** A completion entry: its last word has the command identifier, the phase bit 16 and the status. */
+const CQE_BYTES = 16;
+const CQE_STATUS = 12;
 const POLL_NS = 100_000;
 const COMMAND_NS = 10e9;
 const TIMEOUT_UNIT_NS = 500e6;
@@ -99,7 +106,11 @@ export class NvmeDevice implements BoundDriver {
   #memory = -1;
   #admin: QueuePair = pairAt(0, 0, 0);
   #io: QueuePair = pairAt(1, 0, 0);
-  #vectors: MsixVectors | undefined;
+  #vectors: IrqVectors | undefined;
+  /** Masked in INTMS, till entries were taken. */
+  #masked = false;
+  /** Entries were taken since the last interrupt, which may have been for them. */
+  #tookSince = false;
   #gone = false;
 
   constructor(fn: PciFunction, kit: DriverKit, base: number) {
@@ -111,6 +122,10 @@ export class NvmeDevice implements BoundDriver {
 
   get vectors(): number {
     return this.#vectors?.count ?? 0;
+  }
+
+  get irqs(): IrqKind {
+    return this.#vectors?.kind ?? 'none';
   }
 
   *start(): Op<void> {
@@ -127,12 +142,11 @@ export class NvmeDevice implements BoundDriver {
       ...pairOps(this.#base + NVME_ACQ_LO.offset, this.#admin.cq),
     ]);
     yield* this.#setEnabled(true, toNs);
-    const count = vectorsFor(this.#fn, this.#kit, 2);
-    if (count > 0)
-      this.#vectors = yield* MsixVectors.enable(this.#fn, count, this.#kit, () => {
-        this.interrupts++;
-        this.#arrived.note();
-      });
+    this.#vectors = yield* enableIrqs(this.#fn, 2, this.#kit, {
+      onVector: () => this.#count(),
+      onLine: () => this.#onLine(),
+    });
+    const count = this.vectors;
     yield* this.#identify();
     const { SET_FEATURES, CREATE_IO_CQ, CREATE_IO_SQ } = NVME_ADMIN;
     yield* this.#adminCommand({ opcode: SET_FEATURES, cdw10: NVME_FEATURE.NUMBER_OF_QUEUES });
@@ -163,8 +177,43 @@ export class NvmeDevice implements BoundDriver {
   }
 
   inspect(): unknown {
-    const { modelNumber, blocks, blockBytes, vectors, interrupts } = this;
-    return { modelNumber, blocks, blockBytes, vectors, interrupts };
+    const { modelNumber, blocks, blockBytes, vectors, irqs, interrupts } = this;
+    return { modelNumber, blocks, blockBytes, vectors, irqs, interrupts };
+  }
+
+  #count(): void {
+    this.interrupts++;
+    this.#arrived.note();
+  }
+
+  /** The controller has no register that says so: the cause is an entry that nobody took. */
+  *#onLine(): Op<boolean> {
+    if (this.#gone || this.#masked || this.#memory < 0) return false;
+    const { cpu } = this.#kit;
+    const heads = yield* cpu.batch(
+      [this.#admin, this.#io].map((queue) => readOp(queue.cq + queue.head * CQE_BYTES + CQE_STATUS, 4)),
+    );
+    const phases = [this.#admin.phase, this.#io.phase];
+    const waits = heads.some((bytes, i) => ((word(bytes) >>> 16) & 1) === phases[i]);
+    const handled = waits || this.#tookSince;
+    this.#tookSince = false;
+    if (!waits) return handled;
+    this.#masked = true;
+    try {
+      yield* cpu.write32(this.#base + NVME_INTMS.offset, 1);
+    } catch (error) {
+      if (error instanceof BusAbort) return false;
+      throw error;
+    }
+    this.#count();
+    return true;
+  }
+
+  /** The accesses that unmask the line, when it is masked. */
+  #unmask() {
+    if (!this.#masked) return [];
+    this.#masked = false;
+    return [write32Op(this.#base + NVME_INTMC.offset, 1)];
   }
 
   /** I/O commands, in one group of at most ENTRIES - 1. Completions are in the order of the commands. */
@@ -207,7 +256,7 @@ export class NvmeDevice implements BoundDriver {
       queue.tail = (queue.tail + 1) % ENTRIES;
       return op;
     });
-    yield* this.#kit.cpu.batch([...ops, write32Op(this.#base + nvmeSqTail(queue.id), queue.tail)]);
+    yield* this.#kit.cpu.batch([...ops, ...this.#unmask(), write32Op(this.#base + nvmeSqTail(queue.id), queue.tail)]);
     const done: NvmeCompletion[] = [];
     for (let left = commands.length, waitedNs = 0; left > 0; ) {
       const seen = this.#arrived.count;
@@ -238,19 +287,22 @@ export class NvmeDevice implements BoundDriver {
 
   /** Takes the completions that are there. Gives their number. */
   *#take(queue: QueuePair, into: NvmeCompletion[]): Op<number> {
-    const bytes = yield* this.#kit.cpu.read(queue.cq, ENTRIES * 16);
+    const bytes = yield* this.#kit.cpu.read(queue.cq, ENTRIES * CQE_BYTES);
     const view = new DataView(bytes.buffer, bytes.byteOffset);
     let taken = 0;
     for (;;) {
-      const at = queue.head * 16;
-      const last = view.getUint32(at + 12, true);
+      const at = queue.head * CQE_BYTES;
+      const last = view.getUint32(at + CQE_STATUS, true);
       if (((last >>> 16) & 1) !== queue.phase) break;
       into[last & 0xffff] = { status: (last >>> 17) & NVME_STATUS_CODE_MASK, dw0: view.getUint32(at, true) };
       taken++;
       queue.head = (queue.head + 1) % ENTRIES;
       if (queue.head === 0) queue.phase ^= 1;
     }
-    if (taken > 0) yield* this.#kit.cpu.write32(this.#base + nvmeCqHead(queue.id), queue.head);
+    if (taken > 0) {
+      this.#tookSince = true;
+      yield* this.#kit.cpu.batch([write32Op(this.#base + nvmeCqHead(queue.id), queue.head), ...this.#unmask()]);
+    }
     return taken;
   }
 

@@ -29,6 +29,7 @@ import { type GicV2Regions, GuestGicV2 } from './gic-v2.ts';
 import { Interrupts } from './interrupts.ts';
 import { startIts } from './its.ts';
 import { Pages, type RamRange } from './pages.ts';
+import { type LineChip, SharedLines } from './shared-lines.ts';
 import { asksForStoreRing, startStoreRing } from './store-ring.ts';
 import { keepWatchdog, startWatchdog } from './watchdog.ts';
 
@@ -48,6 +49,7 @@ export interface Kernel extends KernelBase {
   /** Both undefined on a machine that takes no messages. */
   readonly its: ItsDriver | undefined;
   readonly irqDomain: IrqDomain | undefined;
+  readonly lines: SharedLines;
   readonly events: EventChannels;
   readonly grants: GrantTable;
   readonly requests: PciifRequests;
@@ -58,7 +60,7 @@ export interface Kernel extends KernelBase {
 }
 
 /** What the kernel asks of the driver of its interrupt controller, whichever it is. */
-export interface InterruptController {
+export interface InterruptController extends LineChip {
   /** Brings all up with the PPIs in `ppis` (INTIDs) enabled. Throws GicError. */
   start(ppis: readonly number[]): Op<void>;
 }
@@ -120,20 +122,25 @@ export function* boot(base: KernelBase, dtbIpa: number): Op<Kernel> {
   const events = new EventChannels(cpu, hypercalls, sharedInfo);
   interrupts.request(machine.upcallIntid, () => events.onUpcall());
   const { gic, its, irqDomain } = yield* startInterrupts(machine, cpu, pages, interrupts);
+  const lines = new SharedLines(gic, interrupts, trace);
 
   const watchdog = yield* startWatchdog(hypercalls);
   const late = (error: unknown): void => trace('watchdog-late', { error: `${error}` });
   runtime.spawn('watchdog', keepWatchdog(hypercalls, watchdog, late));
 
   const requests = new PciifRequests(cpu, events, runtime, (text) => trace('pcifront', { text }));
-  const bus = new GuestBus({ config: requests, cpu, irqDomain, pages, trace }, [dmaProbeDriver, nicDriver, nvmeDriver]);
+  const bus = new GuestBus(
+    { config: requests, cpu, irqDomain, lines, pages, trace },
+    [dmaProbeDriver, nicDriver, nvmeDriver],
+    irqDomain !== undefined && !hasNoMsi(machine.commandLine),
+  );
   const storeRing = asksForStoreRing(machine.commandLine) ? yield* startStoreRing(base, events) : undefined;
   const frontend = new PciFrontend({ store, pages, grants, events, requests, bus, trace });
   yield* store.resetWatches();
   yield* store.watch('device', 'xenbus:device', () => frontend.note());
   runtime.spawn('pcifront', frontend.run());
   trace('booted', { ram: machine.banks, gic: machine.gic });
-  return { ...base, pages, gic, its, irqDomain, events, grants, requests, bus, frontend, storeRing };
+  return { ...base, pages, gic, its, irqDomain, lines, events, grants, requests, bus, frontend, storeRing };
 }
 
 function* startInterrupts(
@@ -191,6 +198,11 @@ function describeGic(tree: FdtNode): GicDescription {
   if (its === undefined) throw new BootError('device tree: no arm,gic-v3-its');
   const redistributors = { base: second.address, sizeBytes: second.sizeBytes };
   return { version: 3, regions: { distributor, redistributors }, itsBase: its.address };
+}
+
+/** Linux's `pci=nomsi`: drivers get INTx, whatever their functions can. */
+function hasNoMsi(commandLine: string): boolean {
+  return commandLine.split(/\s+/).some((word) => word.startsWith('pci=') && word.slice(4).split(',').includes('nomsi'));
 }
 
 /** The first use of a kernel that is not up yet. */

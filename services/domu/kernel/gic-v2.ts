@@ -1,7 +1,8 @@
 /**
  * The guest's GICv2 driver for one virtual CPU (IHI 0048B; Linux drivers/irqchip/irq-gic.c): distributor and CPU
- * interface. Every register access here faults in stage 2 and is emulated by Xen.
- * Not modelled: SGIs, acknowledging (Xen delivers INTIDs already acknowledged), more than one virtual CPU.
+ * interface. Every register access here faults in stage 2 and is emulated by Xen. GICC_IAR is never read: Xen delivers
+ * INTIDs already acknowledged.
+ * Not modelled: SGIs, more than one virtual CPU.
  */
 import {
   GICD_CTLR,
@@ -13,10 +14,11 @@ import {
   GICD_TYPER,
   SPI_FIRST,
 } from '#shared/arch/gic/distributor.ts';
-import { decodeGicv2Typer, GICC_CTLR, GICC_IIDR, GICC_PMR } from '#shared/arch/gic/v2.ts';
+import { decodeGicv2Typer, GICC_CTLR, GICC_EOIR, GICC_IIDR, GICC_PMR } from '#shared/arch/gic/v2.ts';
 import type { Op } from '#shared/core/op.ts';
 import { type CpuBus, readOp, word, write32Op } from '#shared/kernel/cpu-bus.ts';
 import { GicError } from './gic.ts';
+import type { LineChip } from './shared-lines.ts';
 
 export interface GicV2Regions {
   readonly distributor: number;
@@ -32,9 +34,10 @@ const PPIS = 0xffff_0000;
 /** Architecture version in GICC_IIDR[19:16]. */
 const IIDR_VERSION_SHIFT = 16;
 
-export class GuestGicV2 {
+export class GuestGicV2 implements LineChip {
   readonly #cpu: CpuBus;
   readonly #regions: GicV2Regions;
+  #lines = 0;
 
   constructor(cpu: CpuBus, regions: GicV2Regions) {
     this.#cpu = cpu;
@@ -57,6 +60,27 @@ export class GuestGicV2 {
     yield* this.#cpu.batch(ops);
   }
 
+  /** A level, to this CPU. Throws GicError for an INTID that the distributor does not have. */
+  *enableSpi(intid: number): Op<void> {
+    if (intid < SPI_FIRST || intid >= this.#lines) throw new GicError(`the distributor has no SPI ${intid}`);
+    const { distributor } = this.#regions;
+    const icfgr = distributor + GICD_ICFGR + 4 * (intid >>> 4);
+    const config = yield* this.#cpu.read32(icfgr);
+    yield* this.#cpu.batch([
+      write32Op(icfgr, (config & ~(2 << (2 * (intid & 15)))) >>> 0),
+      write32Op(distributor + GICD_ISENABLER + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0),
+    ]);
+  }
+
+  *disableSpi(intid: number): Op<void> {
+    yield* this.#cpu.write32(this.#regions.distributor + GICD_ICENABLER + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0);
+  }
+
+  /** EOImode is 0: priority drop and deactivation. */
+  *endOfInterrupt(intid: number): Op<void> {
+    yield* this.#cpu.write32(this.#regions.cpuInterface + GICC_EOIR, intid);
+  }
+
   *#startDistributor(): Op<void> {
     const { distributor, cpuInterface } = this.#regions;
     const [typer, targets, iidr] = yield* this.#cpu.batch([
@@ -68,6 +92,7 @@ export class GuestGicV2 {
     if (((word(iidr!) >>> IIDR_VERSION_SHIFT) & 0xf) !== 2)
       throw new GicError(`no GICv2 CPU interface at 0x${cpuInterface.toString(16)}`);
     const { lines } = decodeGicv2Typer(word(typer!));
+    this.#lines = lines;
     // What SGIs go to, for this CPU, is this CPU.
     const self = word(targets!) & 0xff;
     const ops = [];

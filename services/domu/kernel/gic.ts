@@ -1,7 +1,8 @@
 /**
  * The guest's GICv3 driver for one virtual CPU (IHI 0069, "Initialization"; Linux drivers/irqchip/irq-gic-v3.c):
  * distributor, redistributor, the LPI tables. Every register access here faults in stage 2 and is emulated by Xen.
- * Not modelled: SGIs, the CPU interface (Xen delivers INTIDs already acknowledged), more than one virtual CPU.
+ * Of the CPU interface it needs ICC_EOIR1_EL1, for SPIs: Xen delivers INTIDs already acknowledged.
+ * Not modelled: SGIs, more than one virtual CPU.
  */
 import {
   decodeGicdTyper,
@@ -10,9 +11,14 @@ import {
   GICD_CTLR_EnableGrp1,
   GICD_CTLR_RWP,
   GICD_ICENABLER,
+  GICD_ICFGR,
   GICD_IGROUPR,
+  GICD_IPRIORITYR,
+  GICD_IROUTER,
+  GICD_ISENABLER,
   GICD_PIDR2,
   GICD_TYPER,
+  SPI_FIRST,
 } from '#shared/arch/gic/distributor.ts';
 import { GIC_CACHE, GIC_PIDR2_ArchRev_GICv3, GIC_PIDR2_ArchRev_MASK, GIC_SHAREABILITY } from '#shared/arch/gic/its.ts';
 import { encodeLpiConfig, LPI_FIRST, lpiConfigAddress, lpiConfigTableBytes } from '#shared/arch/gic/lpi-tables.ts';
@@ -32,9 +38,11 @@ import {
   GICR_WAKER_ChildrenAsleep,
   GICR_WAKER_ProcessorSleep,
 } from '#shared/arch/gic/redistributor.ts';
-import { type Op, sleep } from '#shared/core/op.ts';
+import { body } from '#shared/core/core.ts';
+import { call, type Op, sleep } from '#shared/core/op.ts';
 import { type CpuBus, readOp, word, write32Op, write64Op, writeOp } from '#shared/kernel/cpu-bus.ts';
 import type { Pages } from './pages.ts';
+import type { LineChip } from './shared-lines.ts';
 
 export interface GicRegions {
   readonly distributor: number;
@@ -47,19 +55,20 @@ export class GicError extends Error {
 }
 
 const LPI_ID_BITS = 16;
-/** Priority of every LPI, as Linux has it: with the enable bit the byte is 0xa3. */
-const LPI_PRIORITY = 0xa0;
+/** Priority of every LPI and SPI, as Linux has it. */
+const PRIORITY = 0xa0;
 const PENDING_TABLE_BYTES = 0x1_0000;
 const POLL_NS = 1_000_000;
 const POLLS_MAX = 100;
 
-export class GuestGic {
+export class GuestGic implements LineChip {
   readonly #cpu: CpuBus;
   readonly #pages: Pages;
   readonly #regions: GicRegions;
   #frame = -1;
   #processorNumber = 0;
   #propertyTable = -1;
+  #lines = 0;
 
   constructor(cpu: CpuBus, pages: Pages, regions: GicRegions) {
     this.#cpu = cpu;
@@ -102,6 +111,7 @@ export class GuestGic {
     }
     const { lines, idBits, lpis } = decodeGicdTyper(word(typer!));
     if (!lpis || idBits < LPI_ID_BITS) throw new GicError(`the distributor has no LPIs of ${LPI_ID_BITS} bits`);
+    this.#lines = lines;
     yield* this.#poll(gicd + GICD_CTLR, GICD_CTLR_RWP, 'GICD_CTLR.RWP');
     const ops = [];
     for (let n = 1; n < lines / 32; n++) {
@@ -142,7 +152,7 @@ export class GuestGic {
   *#startLpis(): Op<void> {
     const tableBytes = lpiConfigTableBytes(LPI_ID_BITS);
     this.#propertyTable = this.#pages.take(tableBytes, 0x1_0000);
-    const off = new Uint8Array(tableBytes).fill(encodeLpiConfig(LPI_PRIORITY, false));
+    const off = new Uint8Array(tableBytes).fill(encodeLpiConfig(PRIORITY, false));
     yield* this.#cpu.write(this.#propertyTable, off);
     const pendingTable = yield* this.#pages.allocate(PENDING_TABLE_BYTES, 0x1_0000);
     const attributes = { InnerCache: GIC_CACHE.RAWAWB, OuterCache: 0, Shareability: GIC_SHAREABILITY.INNER };
@@ -157,9 +167,34 @@ export class GuestGic {
     if ((word(ctlr!) & GICR_CTLR_EnableLPIs) === 0) throw new GicError('GICR_CTLR.EnableLPIs stays 0');
   }
 
+  /** Throws GicError for an INTID that the distributor does not have. */
+  *enableSpi(intid: number): Op<void> {
+    if (intid < SPI_FIRST || intid >= this.#lines) throw new GicError(`the distributor has no SPI ${intid}`);
+    const gicd = this.#regions.distributor;
+    const icfgr = gicd + GICD_ICFGR + 4 * (intid >>> 4);
+    const config = yield* this.#cpu.read32(icfgr);
+    yield* this.#cpu.batch([
+      write32Op(icfgr, (config & ~(2 << (2 * (intid & 15)))) >>> 0),
+      writeOp(gicd + GICD_IPRIORITYR + intid, Uint8Array.of(PRIORITY)),
+      write64Op(gicd + GICD_IROUTER + 8 * intid, 0, 0),
+      write32Op(gicd + GICD_ISENABLER + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0),
+    ]);
+  }
+
+  *disableSpi(intid: number): Op<void> {
+    yield* this.#cpu.write32(this.#regions.distributor + GICD_ICENABLER + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0);
+  }
+
+  /** EOImode is 0: priority drop and deactivation. The write traps; while this domain is paused it takes as long. */
+  *endOfInterrupt(intid: number): Op<void> {
+    const trap = body('sysregTrapRequest', { vcpu: 0, name: 'ICC_EOIR1_EL1', value: intid });
+    const { undefined: refused } = yield* call('xen', trap, 'sysregTrapReply', { deadlineNs: Infinity });
+    if (refused) throw new GicError('ICC_EOIR1_EL1 is undefined');
+  }
+
   /** Writes the configuration bytes of `count` LPIs from `first`. An INV has to follow for each. */
   *configureLpis(first: number, count: number, enabled: boolean): Op<void> {
-    const bytes = new Uint8Array(count).fill(encodeLpiConfig(LPI_PRIORITY, enabled));
+    const bytes = new Uint8Array(count).fill(encodeLpiConfig(PRIORITY, enabled));
     yield* this.#cpu.batch([writeOp(lpiConfigAddress(this.#propertyTable, first), bytes)]);
   }
 

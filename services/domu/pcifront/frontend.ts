@@ -166,7 +166,7 @@ export class PciFrontend {
         return;
       case 'connect':
       case 'attach':
-        yield* this.#p.bus.scan(yield* this.#roots(device));
+        yield* this.#p.bus.scan(yield* this.#roots(device), yield* this.#lines(device));
         return;
       case 'detach':
         for (const sbdf of yield* this.#marked(device)) yield* this.#p.bus.remove(sbdf);
@@ -247,6 +247,19 @@ export class PciFrontend {
       roots.push({ segment: Number.parseInt(m[1]!, 16), bus: Number.parseInt(m[2]!, 16) });
     }
     return roots;
+  }
+
+  /** The INTID that each function's pin leads to: `intx-N`, of those that have one, by their `vdev-N`. */
+  *#lines(device: XenbusDevice): Op<Map<Sbdf, number>> {
+    const count = (yield* this.#count(device, 'num_devs')) ?? 0;
+    const lines = new Map<Sbdf, number>();
+    for (let i = 0; i < count; i++) {
+      const intid = Number((yield* device.readOther(`intx-${i}`)) ?? 0);
+      if (!Number.isInteger(intid) || intid <= 0) continue;
+      const sbdf = parseVdev((yield* device.readOther(`vdev-${i}`)) ?? '');
+      if (sbdf !== undefined) lines.set(sbdf, intid);
+    }
+    return lines;
   }
 
   /** The functions that the toolstack marked for removal: those with `state-N` = 5, by their `vdev-N`. */

@@ -8,7 +8,15 @@ import { AssertionError } from '#shared/core/assert.ts';
 import { Lock, type Op, withLock } from '#shared/core/op.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { readBars, scanBus } from '#shared/kernel/pci-core.ts';
-import { type BoundDriver, type Driver, type DriverKit, type PciFunction, readMsix } from '../drivers/driver.ts';
+import {
+  type BoundDriver,
+  type Driver,
+  type DriverKit,
+  irqsOf,
+  type PciFunction,
+  readIntx,
+  readMsix,
+} from '../drivers/driver.ts';
 
 /** A root of the virtual bus, as `root-N` names it. */
 export interface PciRoot {
@@ -24,12 +32,15 @@ export interface KnownFunction {
 export class GuestBus {
   readonly kit: DriverKit;
   readonly #drivers: readonly Driver[];
+  /** Whether drivers may have message interrupts. */
+  readonly #msi: boolean;
   readonly #functions = new Map<Sbdf, KnownFunction>();
   readonly #lock = new Lock('pci_rescan_remove_lock');
 
-  constructor(kit: DriverKit, drivers: readonly Driver[]) {
+  constructor(kit: DriverKit, drivers: readonly Driver[], msi: boolean) {
     this.kit = kit;
     this.#drivers = drivers;
+    this.#msi = msi;
   }
 
   /** In the order of their addresses. */
@@ -37,8 +48,11 @@ export class GuestBus {
     return [...this.#functions.values()].sort((a, b) => a.fn.sbdf - b.fn.sbdf);
   }
 
-  /** Adds what is new on the roots. A function whose driver fails stays without one. */
-  scan(roots: readonly PciRoot[]): Op<void> {
+  /**
+   * Adds what is new on the roots. `lines` has the INTIDs of functions whose pin leads somewhere. A function whose driver
+   * fails stays without one.
+   */
+  scan(roots: readonly PciRoot[], lines: ReadonlyMap<Sbdf, number>): Op<void> {
     const self = this;
     return withLock(this.#lock, function* () {
       for (const { segment, bus } of roots) {
@@ -46,12 +60,30 @@ export class GuestBus {
           if (self.#functions.has(found.sbdf)) continue;
           const bars = yield* readBars(self.kit.config, found.sbdf);
           const msix = yield* readMsix(self.kit.config, found.sbdf);
-          const fn: PciFunction = { ...found, bars, msix };
+          const intx = yield* readIntx(self.kit.config, found.sbdf, lines.get(found.sbdf));
+          const fn: PciFunction = { ...found, bars, msix, intx, irqs: irqsOf(msix, intx, self.#msi) };
           self.#functions.set(found.sbdf, { fn, driver: undefined });
           self.#functions.set(found.sbdf, { fn, driver: yield* self.#probe(fn) });
           self.kit.trace('pci-function-added', { sbdf: formatSbdf(found.sbdf) });
         }
       }
+    });
+  }
+
+  /** Binds the driver of a function again, with message interrupts if it may have them (`msi`), or else with INTx. */
+  rebind(sbdf: Sbdf, msi: boolean): Op<BoundDriver | undefined> {
+    const self = this;
+    return withLock(this.#lock, function* () {
+      const known = self.#functions.get(sbdf);
+      if (known === undefined) return undefined;
+      const irqs = irqsOf(known.fn.msix, known.fn.intx, msi && self.kit.irqDomain !== undefined);
+      if (irqs === known.fn.irqs) return known.driver;
+      const fn: PciFunction = { ...known.fn, irqs };
+      self.#functions.set(sbdf, { fn, driver: undefined });
+      if (known.driver !== undefined) yield* known.driver.remove();
+      const driver = yield* self.#probe(fn);
+      self.#functions.set(sbdf, { fn, driver });
+      return driver;
     });
   }
 

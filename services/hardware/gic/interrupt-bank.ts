@@ -273,18 +273,20 @@ export class InterruptBank implements Saved {
     for (let word = 0; word < this.count / 32; word++) this.#refresh(word);
   }
 
-  /** INTIDs that are pending, active, or have a line that is high. */
-  inspect(): { pending: number[]; active: number[]; high: number[] } {
+  /** INTIDs that are enabled, pending, active, or have a line that is high. */
+  inspect(): { enabled: number[]; pending: number[]; active: number[]; high: number[] } {
+    const enabled: number[] = [];
     const pending: number[] = [];
     const active: number[] = [];
     const high: number[] = [];
     for (let i = 0; i < this.count; i++) {
       const word = i >>> 5;
       const is = (bits: number): boolean => ((bits >>> (i & 31)) & 1) !== 0;
+      if (is(this.#enabled[word]!)) enabled.push(this.first + i);
       if (is(this.#latch[word]! | (this.#line[word]! & ~this.#edge[word]!))) pending.push(this.first + i);
       if (is(this.#active[word]!)) active.push(this.first + i);
       if (is(this.#line[word]!)) high.push(this.first + i);
     }
-    return { pending, active, high };
+    return { enabled, pending, active, high };
   }
 }

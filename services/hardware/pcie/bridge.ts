@@ -24,13 +24,14 @@ import {
   PCI_EXP_TYPE,
 } from '#shared/arch/pci/express.ts';
 import { PCI_STATUS } from '#shared/arch/pci/header.ts';
+import { swizzle } from '#shared/arch/pci/intx.ts';
 import type { BoardFunction } from '#shared/board/description.ts';
 import { deviceOf } from '#shared/ids/sbdf.ts';
 import { acsAdmits, acsForwards } from './acs.ts';
 import { type Decoder, decoder, WINDOW } from './decode-table.ts';
 import { ERROR_MESSAGE } from './errors.ts';
 import { Inert } from './functions/inert.ts';
-import { swizzle, WiredOr } from './intx.ts';
+import { WiredOr } from './intx.ts';
 import { type BusKind, PciBus, type UpstreamPort } from './pci-bus.ts';
 import { PciFunction } from './pci-function.ts';
 import type { ResetKind } from './reset.ts';
@@ -142,7 +143,8 @@ export class Bridge extends PciFunction implements UpstreamPort {
   }
 
   setPin(devfn: number, pin: number, level: boolean): void {
-    this.#pins.change(swizzle(pin, deviceOf(devfn)), level);
+    // On a link everything is device 0, whatever the numbers of its functions say with ARI.
+    this.#pins.change(swizzle(pin, this.below.kind === 'link' ? 0 : deviceOf(devfn)), level);
   }
 
   errorMessage(kind: number, rid: number): void {

@@ -9,13 +9,13 @@
  * Not modelled: ATS; a translation request, or a request that says it is translated, is aborted here without an event
  * at the SMMU.
  */
-import { lookupRid, lookupRidAt } from '#shared/fdt/pci-bindings.ts';
+import { lookupRid, lookupRidAt, lookupSpi } from '#shared/fdt/pci-bindings.ts';
 import type { BoardBridge } from '../board.ts';
 import { allOnes, type DmaTranslator, type MmioTarget, type Requester, type Scheduler } from '../bus/transaction.ts';
 import type { Saved } from '../state/saved.ts';
 import { Bridge } from './bridge.ts';
 import { EcamWindow } from './ecam.ts';
-import { type IntxSink, spiOf, WiredOr } from './intx.ts';
+import { type IntxSink, WiredOr } from './intx.ts';
 import { PciBus, type UpstreamPort } from './pci-bus.ts';
 import type { PciFunction } from './pci-function.ts';
 import { ADDRESS_TYPE, COMPLETION, type Route } from './route.ts';
@@ -66,7 +66,7 @@ export class HostBridge implements UpstreamPort, Saved {
     this.#route = route;
     this.root = new PciBus('root', this, route, scheduler);
     this.#pins = new WiredOr((line, level) => {
-      const spi = spiOf(board.interruptMap, line >>> 3, line & 7);
+      const spi = lookupSpi(board.interruptMap, line >>> 3, line & 7);
       if (spi >= 0) intx.set(spi, level);
     });
     const find = (bus: number, devfn: number): PciFunction | undefined => this.find(bus, devfn);

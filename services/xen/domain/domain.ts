@@ -6,7 +6,7 @@ import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { DOMID_IO } from '#shared/abi/hypercall.ts';
 import type { SHUTDOWN } from '#shared/abi/sched.ts';
 import { type Peer, peerOf } from '#shared/core/core.ts';
-import { type Op, Signal, withLock } from '#shared/core/op.ts';
+import { type Op, Refused, Signal, wait, withLock } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physRead, physWrite } from '../el2.ts';
@@ -32,6 +32,8 @@ export interface DomainConfig {
   /** XEN_DOMCTL_CDF_iommu: devices may be assigned. */
   readonly iommu: boolean;
   readonly privileged: boolean;
+  /** SPIs of its virtual GIC, from INTID 32 on. */
+  readonly spis: number;
 }
 
 export interface DomainParts {
@@ -97,6 +99,7 @@ export class Domain {
           counts: parts.counts,
           peer: this.peer,
           runnable: () => this.runnable,
+          taken: (intids) => this.vgic?.taken(intids),
         }),
     );
   }
@@ -111,6 +114,14 @@ export class Domain {
 
   get runnable(): boolean {
     return this.pauseCount === 0 && this.shutdownCode === undefined && !this.dying;
+  }
+
+  /** Waits until it runs: a virtual CPU that is paused executes nothing. Throws Refused when it has stopped. */
+  *running(): Op<void> {
+    while (!this.runnable) {
+      if (this.dying || this.shutdownCode !== undefined) throw new Refused(`d${this.domid} does not run`);
+      yield* wait(this.resumed, Infinity);
+    }
   }
 
   /** The domain's PPI `intid` becomes pending on vCPU 0, through its vGIC when it has one. */

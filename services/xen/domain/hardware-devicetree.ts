@@ -1,7 +1,8 @@
 /**
  * The device tree that dom0 boots from, made out of the host's (xen/arch/arm/domain_build.c): memory is what dom0 was
  * given, /hypervisor says where to map grants and foreign pages, and PCI host bridges are passed through without the
- * ways to SMMU and ITS, which are Xen's.
+ * way to the SMMU, which is Xen's. So are the ITSs: their nodes stay, disabled, and with them msi-map, by which dom0 knows
+ * which functions can send messages at all.
  * Not modelled: dom0's other devices (UART, virtio-mmio, flash, ...). Real Xen maps them; here their nodes are left out
  * and dom0's kernel sees PCI only. One virtual CPU: the other cpu nodes are left out.
  */
@@ -10,8 +11,10 @@ import { buildFdt } from '#shared/fdt/blob.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 
 const GICS = ['arm,gic-v3', ...GICV2_COMPATIBLE];
-/** Properties of a bridge that name the ITS or the SMMU. */
-const BRIDGE_DROPPED = ['iommu-map', 'iommu-map-mask', 'msi-map', 'msi-map-mask', 'msi-parent'];
+const GIC_V3_ITS = 'arm,gic-v3-its';
+const GIC_V2M = 'arm,gic-v2m-frame';
+/** Properties of a bridge that name the SMMU. */
+const BRIDGE_DROPPED = ['iommu-map', 'iommu-map-mask'];
 /** PPI 15 (INTID 31), level low, as Xen describes its event channel interrupt. */
 const EVENT_CHANNEL_INTERRUPT = [1, 15, 0xf08] as const;
 
@@ -65,8 +68,10 @@ function keeps(node: FdtNode, bridges: ReadonlyMap<string, number>): boolean {
     return true;
   }
   if (GICS.some((name) => node.isCompatible(name))) {
-    // Its ITSs or v2m frames are children.
-    for (const child of [...node.children]) node.removeChild(child);
+    for (const child of [...node.children]) {
+      if (child.isCompatible(GIC_V3_ITS) || child.isCompatible(GIC_V2M)) child.setStrings('status', 'disabled');
+      else node.removeChild(child);
+    }
     return true;
   }
   const top = node.parent?.parent === undefined;

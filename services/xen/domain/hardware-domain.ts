@@ -1,6 +1,7 @@
 /**
  * Building dom0 (xen/arch/arm/domain_build.c, construct_dom0): its memory 1:1, the PCI windows of every bridge 1:1 as
- * device memory, permission for exactly those frames (T4), and its device tree.
+ * device memory, permission for exactly those frames (T4) and for the SPIs that their pins lead to (T12), and its device
+ * tree.
  * Deviates: no DMA of dom0's devices is possible. Every stream aborts until its function is assigned to a guest.
  */
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
@@ -94,6 +95,7 @@ export function* buildHardwareDomain(parts: HardwareDomainParts): Op<Domain> {
     maptrackFramesMax: MAPTRACK_FRAMES_MAX,
     iommu: true,
     privileged: true,
+    spis: 0,
   });
   const ram = { address: frames.allocAligned(memoryBytes, 2 * MIB), sizeBytes: memoryBytes };
   const first = frameOf(ram.address);
@@ -111,6 +113,7 @@ export function* buildHardwareDomain(parts: HardwareDomainParts): Op<Domain> {
     mappings.push({ gfn: from, mfn: from, count: frameCount, type: P2M.mmio_direct_dev });
   }
   yield* domain.p2m.mapAll(mappings);
+  for (const { intxSpis } of bridges) for (const { intid } of intxSpis) domain.irqs.add(intid, 1);
 
   const memoryEnd = Math.max(...memoryBanks(host).map((r) => r.address + r.sizeBytes));
   const above = Math.ceil(memoryEnd / (2 * MIB)) * 2 * MIB;

@@ -1,6 +1,6 @@
 /**
  * How a domain comes, stops and goes (xen/common/domain.c, xen/arch/arm/domain.c). Destruction follows the order of
- * domain_relinquish_resources: ports, grants, devices, then mappings and memory; a device that cannot be released ends
+ * domain_relinquish_resources: ports, grants, interrupts, devices, then mappings and memory; a device that cannot be released ends
  * it with that errno, and it is done again from there.
  * Not modelled: suspend, domain saving, the shutdown of the machine when dom0 shuts down: dom0's virtual CPU stops and
  * starts again when its process is back.
@@ -32,6 +32,8 @@ export interface LifecycleParts {
   readonly stage2: Stage2Choice;
   /** Of the machine's GIC, and so of every guest's. */
   readonly gicVersion: 2 | 3;
+  /** Takes every SPI away from a domain. */
+  readonly releaseIrqs: (domain: Domain) => Op<void>;
   /** Takes every device away from a domain. Throws the error of one that could not be released. */
   readonly releaseDevices: (domain: Domain) => Op<void>;
 }
@@ -70,7 +72,7 @@ export class Lifecycle {
     domain.pauseCount = 1;
     domain.evtchn = new EventChannels(domain, el2);
     domain.grants = new GrantTable(domain, el2, frames);
-    if (!config.privileged) domain.vgic = new VGic(domain, { runtime, counts, version: gicVersion });
+    if (!config.privileged) domain.vgic = new VGic(domain, { runtime, counts, version: gicVersion, spis: config.spis });
     domains.add(domain);
     yield* p2m.clear();
     yield* el2.batch([physFill(addressOf(sharedInfoMfn), XEN_PAGE_SIZE, 0), this.#port(domain, true)]);
@@ -104,7 +106,7 @@ export class Lifecycle {
    * can be made again. The caller holds the domctl lock.
    */
   *destroy(domain: Domain): Op<void> {
-    const { runtime, el2, frames, domains, releaseDevices } = this.#parts;
+    const { runtime, el2, frames, domains, releaseDevices, releaseIrqs } = this.#parts;
     domain.dying = true;
     this.#stopWatchdogs(domain);
     domain.vgic?.stop();
@@ -114,6 +116,7 @@ export class Lifecycle {
     yield* el2.batch([this.#port(domain, false)]);
     yield* domain.evtchn.destroy();
     yield* domain.grants.releaseMappings();
+    yield* releaseIrqs(domain);
     yield* releaseDevices(domain);
     assert(domain.pdevs.length === 0, `d${domain.domid} ends and holds devices`);
     domain.iomem.clear();

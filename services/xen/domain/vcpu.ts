@@ -1,7 +1,7 @@
 /**
  * A virtual CPU as Xen knows it: its start, and the interrupts that it has to take. One upcall is in flight at a time;
  * its reply is the guest taking what is in it, and what arrives meanwhile goes in the next. An INTID that is pending
- * already merges.
+ * already merges. SPIs are active from the moment they leave until the guest ends them (docs/decisions/0019).
  * Not modelled: secondary virtual CPUs never start (no PSCI CPU_ON); their redistributors are there and stay asleep.
  * A paused domain is told nothing and its hypercalls wait, but a CPU access that it has begun goes on.
  */
@@ -22,6 +22,8 @@ export interface VcpuParts {
   readonly peer: Peer;
   /** Whether the domain may run: neither paused nor shut down nor dying. */
   readonly runnable: () => boolean;
+  /** These leave in an upcall. */
+  readonly taken: (intids: readonly number[]) => void;
 }
 
 /** The guest's process may come up long after its domain; only the end of the domain ends a wait for it. */
@@ -94,7 +96,7 @@ export class Vcpu {
   }
 
   *#run(): Op<void> {
-    const { counts, peer, runnable } = this.#parts;
+    const { counts, peer, runnable, taken } = this.#parts;
     if (this.#state === 'starting') {
       const { x0 } = this.context!;
       counts.add('upcalls', 'vcpu_start');
@@ -105,6 +107,7 @@ export class Vcpu {
     while (this.#state === 'up' && this.#pending.size > 0 && runnable()) {
       const intids = [...this.#pending];
       this.#pending.clear();
+      taken(intids);
       counts.add('upcalls', 'interrupts');
       const message = body('upcallRequest', {
         vcpu: this.id,

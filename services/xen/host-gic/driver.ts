@@ -33,8 +33,13 @@ export interface GicDriver {
   readonly lpis: HostLpis | undefined;
   /** Brings up the distributor and every CPU; all SPIs go to CPU 0 and are disabled. INTIDs of SPIs are below the answer. */
   init(): Op<number>;
-  /** Two operations that acknowledge an interrupt of a CPU and end it, for the places `at` and `at + 1` of a batch. */
+  /**
+   * Two operations that acknowledge an interrupt of a CPU and drop its priority, for the places `at` and `at + 1` of a
+   * batch. An SPI is active then.
+   */
   acknowledgeOps(pcpu: number, at: number): readonly [El2Op, El2Op];
+  /** Ends an SPI that the CPU has taken (EOImode is 1). */
+  deactivateOp(pcpu: number, intid: number): El2Op;
   /** The INTID that the first of these two brought; 1020 to 1023 when there is none. */
   intidOf(result: El2Result): number;
 }

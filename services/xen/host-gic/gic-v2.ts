@@ -21,6 +21,8 @@ import {
   GIC400_GICC_IIDR,
   GICC_BPR,
   GICC_CTLR,
+  GICC_CTLR_EOImode,
+  GICC_DIR,
   GICC_EOIR,
   GICC_IAR,
   GICC_IAR_INTID_MASK,
@@ -76,6 +78,10 @@ export class GicV2 implements GicDriver {
     return [physRead(this.#giccPa + GICC_IAR, 4, pcpu), physWriteFrom(this.#giccPa + GICC_EOIR, at, pcpu)];
   }
 
+  deactivateOp(pcpu: number, intid: number): El2Op {
+    return physWrite32(this.#giccPa + GICC_DIR, intid, pcpu);
+  }
+
   intidOf(result: El2Result): number {
     return word(result.data) & GICC_IAR_INTID_MASK;
   }
@@ -121,7 +127,7 @@ export class GicV2 implements GicDriver {
       write(this.gicdPa + GICD_IPRIORITYR + intid, intid < 16 ? PRIORITIES_IPI : PRIORITIES_IRQ);
     write(this.#giccPa + GICC_PMR, 0xff);
     write(this.#giccPa + GICC_BPR, 0);
-    write(this.#giccPa + GICC_CTLR, ENABLE);
+    write(this.#giccPa + GICC_CTLR, ENABLE | GICC_CTLR_EOImode);
     yield* this.#el2.batch(ops);
   }
 }

@@ -4,6 +4,7 @@
  * Not modelled: SGIs between CPUs, the list registers (an upcall stands for them), multiple redistributor strides.
  */
 import type { El2Op, El2Result } from '#gen/hardware.ts';
+import { ICC_CTLR_EL1_EOImode } from '#shared/arch/gic/cpu-interface.ts';
 import {
   decodeGicdTyper,
   GICD_CTLR,
@@ -80,6 +81,10 @@ export class GicV3 implements GicDriver {
 
   acknowledgeOps(pcpu: number, at: number): readonly [El2Op, El2Op] {
     return [sysregRead(pcpu, 'ICC_IAR1_EL1'), sysregWrite(pcpu, 'ICC_EOIR1_EL1', 0, at)];
+  }
+
+  deactivateOp(pcpu: number, intid: number): El2Op {
+    return sysregWrite(pcpu, 'ICC_DIR_EL1', intid);
   }
 
   intidOf(result: El2Result): number {
@@ -168,7 +173,7 @@ export class GicV3 implements GicDriver {
       sysregWrite(pcpu, 'ICC_SRE_EL1', 1),
       sysregWrite(pcpu, 'ICC_PMR_EL1', 0xff),
       sysregWrite(pcpu, 'ICC_BPR1_EL1', 0),
-      sysregWrite(pcpu, 'ICC_CTLR_EL1', 0),
+      sysregWrite(pcpu, 'ICC_CTLR_EL1', ICC_CTLR_EL1_EOImode),
       sysregWrite(pcpu, 'ICC_IGRPEN1_EL1', 1),
     ]);
     const typer = decodeGicrTyper(yield* el2.read64(rdFramePa + GICR_TYPER));

@@ -7,6 +7,7 @@ import type { Domains } from '../domain/domains.ts';
 import type { Lifecycle } from '../domain/lifecycle.ts';
 import type { El2 } from '../el2.ts';
 import { check, XenError } from '../error.ts';
+import type { GuestIrqs } from '../irq.ts';
 import type { Frames } from '../mm/frames.ts';
 import type { PciDevices } from '../passthrough/assign.ts';
 import type { HostBridges } from '../passthrough/host-bridge.ts';
@@ -19,6 +20,7 @@ export interface XenParts {
   readonly lifecycle: Lifecycle;
   readonly pciDevices: PciDevices;
   readonly hostBridges: HostBridges;
+  readonly irqs: GuestIrqs;
   /** Xen's domctl_lock. */
   readonly domctlLock: Lock;
 }

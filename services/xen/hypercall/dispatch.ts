@@ -11,7 +11,7 @@ import { XENMEM } from '#shared/abi/memory.ts';
 import { PHYSDEVOP } from '#shared/abi/physdev.ts';
 import { SCHEDOP } from '#shared/abi/sched.ts';
 import { type Body, body } from '#shared/core/core.ts';
-import { type Op, Refused, wait } from '#shared/core/op.ts';
+import type { Op } from '#shared/core/op.ts';
 import { ItsError } from '#shared/kernel/its-driver.ts';
 import type { Counts } from '../counts.ts';
 import type { Domain } from '../domain/domain.ts';
@@ -55,10 +55,7 @@ export function hypercallName(request: HypercallRequest): string {
 
 /** One hypercall of `caller`. A caller that is paused waits; one that stopped is Refused. */
 export function* hypercall(xen: XenParts, counts: Counts, caller: Domain, request: HypercallRequest): Op<Body> {
-  while (!caller.runnable) {
-    if (caller.dying || caller.shutdownCode !== undefined) throw new Refused(`d${caller.domid} does not run`);
-    yield* wait(caller.resumed, Infinity);
-  }
+  yield* caller.running();
   const name = hypercallName(request);
   counts.add('hypercalls', name);
   const arg = request.arg.slice();

@@ -8,10 +8,11 @@
  * ENODEV.
  * Deviates: a read on a segment that nobody serves gives all ones, as the thread has it (T2); current Xen gives 0.
  */
+import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { PEM_CFG_RD, PEM_CFG_WR, PEM_ROOT_PORT_BYTES, pemMerged } from '#shared/arch/pci/thunder-pem.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { FdtNode } from '#shared/fdt/node.ts';
-import { busRange, lookupRid, type RidMap } from '#shared/fdt/pci-bindings.ts';
+import { busRange, interruptMap, lookupRid, type RidMap, spisOf } from '#shared/fdt/pci-bindings.ts';
 import {
   deviceIdMap,
   PCI_HOST_BUS_SHIFT,
@@ -48,6 +49,8 @@ export interface HostBridge {
   readonly ops: HostBridgeOps;
   readonly iommuMap: RidMap | undefined;
   readonly msiMap: RidMap | undefined;
+  /** SPIs that `interrupt-map` leads its pins to. */
+  readonly intxSpis: readonly { readonly intid: number; readonly isEdge: boolean }[];
   /** Undefined until dom0 bound it. */
   segment: number | undefined;
 }
@@ -82,6 +85,7 @@ export class HostBridges {
         ops: drivers[driver],
         iommuMap: streamMap(node),
         msiMap: deviceIdMap(node),
+        intxSpis: intxSpisOf(node),
         segment: undefined,
       });
     }
@@ -193,6 +197,11 @@ export class HostBridges {
       },
     };
   }
+}
+
+function intxSpisOf(node: FdtNode): { intid: number; isEdge: boolean }[] {
+  const map = interruptMap(node);
+  return map === undefined ? [] : spisOf(map).map(({ spi, isEdge }) => ({ intid: SPI_FIRST + spi, isEdge }));
 }
 
 function numberOf(data: Uint8Array): number {

@@ -1,8 +1,10 @@
 /**
  * The distributor that a guest sees (IHI 0069, "Distributor registers"; xen/arch/arm/vgic-v3.c), and the bank of
  * per-interrupt state that redistributors use too. Affinity routing is always on and there is one security state's view.
- * Not modelled: group 0, the active state (ISACTIVER keeps what is written and nothing looks at it), ITARGETSR and SGIR
- * (RAZ/WI, as affinity routing has it), message-based SPIs.
+ * An SPI is active from the moment it leaves in an upcall until the guest ends it; an active interrupt is not delivered,
+ * whoever made it active. SGIs and PPIs end with the upcall's reply.
+ * Not modelled: group 0, ITARGETSR and SGIR (RAZ/WI, as affinity routing has it), message-based SPIs; lines: ICFGR keeps
+ * what is written and nothing looks at it, since whether an SPI is a level is known where it comes from (irq.ts).
  */
 import {
   encodeGicdTyper,
@@ -72,15 +74,34 @@ export class IrqBank {
     return this.#priority[intid - 32 * this.firstWord]!;
   }
 
+  isPending(intid: number): boolean {
+    return this.#has(this.#pending, intid);
+  }
+
+  isActive(intid: number): boolean {
+    return this.#has(this.#active, intid);
+  }
+
   setPending(intid: number): void {
     const i = intid - 32 * this.firstWord;
     this.#pending[i >>> 5]! |= 1 << (i & 31);
   }
 
-  /** Calls `each` for the interrupts that are pending, enabled and in group 1, lowest first. */
+  setActive(intid: number, active: boolean): void {
+    const i = intid - 32 * this.firstWord;
+    if (active) this.#active[i >>> 5]! |= 1 << (i & 31);
+    else this.#active[i >>> 5]! &= ~(1 << (i & 31));
+  }
+
+  #has(bits: Uint32Array, intid: number): boolean {
+    const i = intid - 32 * this.firstWord;
+    return (bits[i >>> 5]! & (1 << (i & 31))) !== 0;
+  }
+
+  /** Calls `each` for the interrupts that are pending, enabled, in group 1 and not active, lowest first. */
   forEachDeliverable(each: (intid: number, priority: number) => void): void {
     for (let w = 0; w < this.words; w++) {
-      let bits = this.#pending[w]! & this.#enabled[w]! & this.#group[w]!;
+      let bits = this.#pending[w]! & this.#enabled[w]! & this.#group[w]! & ~this.#active[w]!;
       while (bits !== 0) {
         const bit = 31 - Math.clz32(bits & -bits);
         bits &= bits - 1;

@@ -2,7 +2,7 @@
  * A pending interrupt onto a virtual CPU (xen/arch/arm/gic-vgic.c): what is pending and may be taken moves from the
  * virtual GIC to the virtual CPU's queue (domain/vcpu.ts), as it would into list registers; what may no longer be taken
  * and has not gone out moves back.
- * Not modelled: preemption by priority and the active state; software sees an interrupt as completed when it took it.
+ * Not modelled: preemption by priority; whatever is active, another interrupt goes out.
  */
 
 /** The queue of a virtual CPU: INTIDs of the next upcall. */
@@ -18,7 +18,7 @@ export interface InterruptState {
   isEnabled(intid: number): boolean;
   setPending(intid: number): void;
   clearPending(intid: number): void;
-  /** Calls `each` for what is pending and enabled. */
+  /** Calls `each` for what is pending, enabled and not active. */
   forEachDeliverable(each: (intid: number, priority: number) => void): void;
 }
 

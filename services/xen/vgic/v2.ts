@@ -3,6 +3,7 @@
  * GUEST_GICV2_GICC_BASE. A virtual CPU takes what GICC_CTLR and GICC_PMR let it. There are no groups and no LPIs.
  * Real Xen maps the page of the machine's virtual CPU interface (GICV) where the guest has GICC; here an upcall stands
  * for it (docs/decisions/0004), so what is acknowledged has left GICC_IAR before the guest could read it: it reads 1023.
+ * An SPI is active from then on until the guest writes GICC_EOIR, or GICC_DIR with GICC_CTLR.EOImode.
  * Not modelled: GICD_CPENDSGIR and GICD_SPENDSGIR (RAZ/WI; Xen aborts), who sent an SGI, preemption by GICC_BPR, which
  * keeps what is written.
  */
@@ -31,8 +32,11 @@ import {
   GICC_CTLR,
   GICC_CTLR_EnableGrp0,
   GICC_CTLR_EOImode,
+  GICC_DIR,
+  GICC_EOIR,
   GICC_HPPIR,
   GICC_IAR,
+  GICC_IAR_INTID_MASK,
   GICC_IAR_NONE,
   GICC_IIDR,
   GICC_PMR,
@@ -67,17 +71,23 @@ export class VGicV2Registers implements VGicRegisters {
   readonly #vcpus: number;
   readonly #lines: number;
   readonly #changed: Update;
+  readonly #end: (vcpu: number, intid: number) => void;
   readonly #interfaces: readonly CpuInterface[];
   /** Virtual CPU of each SPI. */
   readonly #targets: Uint8Array;
   #ctlr = 0;
 
-  /** `spis` is rounded up to a multiple of 32. */
-  constructor(vcpus: number, spis: number, update: Update) {
+  /** `spis` is rounded up to a multiple of 32; `end` is called when a virtual CPU deactivates an interrupt. */
+  constructor(
+    vcpus: number,
+    spis: number,
+    { update, end }: { readonly update: Update; readonly end: (vcpu: number, intid: number) => void },
+  ) {
     assert(vcpus <= GICV2_CPUS_MAX, `a GICv2 has ${GICV2_CPUS_MAX} CPU interfaces at most, not ${vcpus}`);
     const words = Math.ceil(spis / 32);
     this.#vcpus = vcpus;
     this.#changed = update;
+    this.#end = end;
     this.#lines = SPI_FIRST + 32 * words;
     this.spis = new IrqBank(1, words);
     this.privates = Array.from({ length: vcpus }, () => new IrqBank(0, 1));
@@ -117,9 +127,31 @@ export class VGicV2Registers implements VGicRegisters {
   #gicc(offset: number, access: MmioAccess): Uint8Array | undefined {
     const cpu = this.#interfaces[access.vcpu]!;
     if (!access.isWrite) return load(4, offset, (o) => readCpuInterface(cpu, o));
-    store(access, offset, (o, _size, value) => writeCpuInterface(cpu, o, value));
+    store(access, offset, (o, _size, value) => this.#writeCpuInterface(access.vcpu, o, value));
     this.#changed.vcpu(access.vcpu);
     return NO_DATA;
+  }
+
+  #writeCpuInterface(vcpu: number, offset: number, value: number): void {
+    const cpu = this.#interfaces[vcpu]!;
+    const split = (cpu.ctlr & GICC_CTLR_EOImode) !== 0;
+    switch (offset) {
+      case GICC_CTLR:
+        cpu.ctlr = value & (GICC_CTLR_EnableGrp0 | GICC_CTLR_EOImode);
+        return;
+      case GICC_PMR:
+        cpu.pmr = value & PRIORITY_MASK;
+        return;
+      case GICC_BPR:
+        cpu.bpr = Math.max(value & 7, BPR_MIN);
+        return;
+      case GICC_EOIR:
+        if (!split) this.#end(vcpu, value & GICC_IAR_INTID_MASK);
+        return;
+      case GICC_DIR:
+        if (split) this.#end(vcpu, value & GICC_IAR_INTID_MASK);
+        return;
+    }
   }
 
   /** What is reserved or not implemented reads as zero. */
@@ -194,13 +226,6 @@ function readCpuInterface(cpu: CpuInterface, offset: number): number {
     default:
       return 0;
   }
-}
-
-/** Writes to GICC_EOIR and GICC_DIR end what has ended with the upcall. */
-function writeCpuInterface(cpu: CpuInterface, offset: number, value: number): void {
-  if (offset === GICC_CTLR) cpu.ctlr = value & (GICC_CTLR_EnableGrp0 | GICC_CTLR_EOImode);
-  else if (offset === GICC_PMR) cpu.pmr = value & PRIORITY_MASK;
-  else if (offset === GICC_BPR) cpu.bpr = Math.max(value & 7, BPR_MIN);
 }
 
 function isTarget(offset: number): boolean {

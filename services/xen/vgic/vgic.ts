@@ -2,10 +2,13 @@
  * The interrupt controller of a domain: which pending interrupts reach its virtual CPUs (xen/arch/arm/vgic.c). What the
  * domain reads and writes is that of the machine's version, as a guest of Xen gets it: v2.ts or v3.ts. An interrupt
  * reaches the guest only when its group, the distributor and the interrupt itself are enabled.
+ * Behind an SPI may stand a line of the machine (irq.ts), which is enabled there as the guest has it here, and held
+ * active there while the virtual one is pending, on its way or active.
  * The hardware domain has none: it takes event channels only (domain/vcpu.ts).
  * Deviates: an access of a width that the register does not have aborts the guest, as Xen does; the book leaves it open.
  */
 import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
+import { assert } from '#shared/core/assert.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import type { Counts } from '../counts.ts';
@@ -35,6 +38,17 @@ export interface VGicDeps {
   readonly spis?: number;
 }
 
+/** A line of the machine behind a virtual SPI. Either call does nothing when the line is so already. */
+export interface HostLine {
+  /** Enabled in the machine. */
+  readonly enabled: boolean;
+  /** It was taken for this domain, and is active in the machine. */
+  readonly inProgress: boolean;
+  setEnabled(on: boolean): Op<void>;
+  /** The virtual interrupt has ended: it ends in the machine. */
+  complete(): Op<void>;
+}
+
 export class VGic {
   readonly domid: number;
   readonly #vcpus: readonly VirtualCpu[];
@@ -43,6 +57,8 @@ export class VGic {
   /** The same, when it has LPIs. */
   readonly #v3: VGicV3Registers | undefined;
   readonly #counts: Counts;
+  /** By INTID. */
+  readonly #lines = new Map<number, HostLine>();
 
   constructor(domain: VGicDomain, deps: VGicDeps) {
     this.domid = domain.domid;
@@ -53,7 +69,8 @@ export class VGic {
       vcpu: (vcpu: number) => this.#update(vcpu),
       all: () => this.#updateAll(),
     };
-    if (deps.version === 2) this.#registers = new VGicV2Registers(domain.vcpus.length, spis, update);
+    const end = (vcpu: number, intid: number): void => this.#end(vcpu, intid);
+    if (deps.version === 2) this.#registers = new VGicV2Registers(domain.vcpus.length, spis, { update, end });
     else {
       this.#v3 = new VGicV3Registers(domain, { runtime: deps.runtime, counts: deps.counts, spis, update });
       this.#registers = this.#v3;
@@ -73,7 +90,9 @@ export class VGic {
   *mmio(access: MmioAccess): Op<Uint8Array | undefined> {
     const { ipa, sizeBytes, vcpu } = access;
     if (![1, 2, 4, 8].includes(sizeBytes) || ipa % sizeBytes !== 0 || vcpu >= this.#vcpus.length) return undefined;
-    return yield* this.#registers.mmio(access);
+    const answer = yield* this.#registers.mmio(access);
+    if (access.isWrite) yield* this.syncLines();
+    return answer;
   }
 
   /** Makes a PPI (of `vcpu`) or an SPI pending. */
@@ -88,6 +107,63 @@ export class VGic {
     }
   }
 
+  /** Whether the domain has that SPI. */
+  hasSpi(intid: number): boolean {
+    return this.#registers.spis.has(intid);
+  }
+
+  /** A line of the machine is behind the SPI from now on; `syncLines` brings it to the state that the guest has set. */
+  connect(intid: number, line: HostLine): void {
+    assert(this.hasSpi(intid) && !this.#lines.has(intid), `SPI ${intid} of d${this.domid} has a line already`);
+    this.#lines.set(intid, line);
+  }
+
+  /** The line is gone, and with it what it made pending or active. */
+  disconnect(intid: number): void {
+    if (!this.#lines.delete(intid)) return;
+    const { spis } = this.#registers;
+    spis.clearPending(intid);
+    spis.setActive(intid, false);
+    for (const vcpu of this.#vcpus) vcpu.retract(intid);
+  }
+
+  /** These left in an upcall of `vcpu`: its virtual CPU has taken them when it answers. */
+  taken(intids: readonly number[]): void {
+    const { spis } = this.#registers;
+    for (const intid of intids) if (spis.has(intid)) spis.setActive(intid, true);
+  }
+
+  /** The guest wrote ICC_EOIR1_EL1: priority drop and deactivation in one (EOImode=0). */
+  *endOfInterrupt(vcpu: number, intid: number): Op<void> {
+    this.#end(vcpu, intid);
+    yield* this.syncLines();
+  }
+
+  #end(vcpu: number, intid: number): void {
+    const { privates, spis } = this.#registers;
+    const bank = intid < SPI_FIRST ? privates[vcpu] : spis;
+    // An LPI has no active state, and a number that is none of ours has nothing.
+    if (bank?.has(intid) !== true || !bank.isActive(intid)) return;
+    bank.setActive(intid, false);
+    this.#updateAll();
+  }
+
+  /** Brings the lines of the machine to what the guest's registers say by now. */
+  *syncLines(): Op<void> {
+    const { spis } = this.#registers;
+    for (const [intid, line] of [...this.#lines]) {
+      const enabled = spis.isEnabled(intid);
+      if (line.enabled !== enabled) yield* line.setEnabled(enabled);
+      if (line.inProgress && !spis.isPending(intid) && !spis.isActive(intid) && !this.#isQueued(intid)) {
+        yield* line.complete();
+      }
+    }
+  }
+
+  #isQueued(intid: number): boolean {
+    return this.#vcpus.some((vcpu) => vcpu.pending.includes(intid));
+  }
+
   /** A host LPI that stands for the virtual LPI `vIntid` was taken. */
   injectLpi(vIntid: number): void {
     const delivered = this.#v3?.lpis.setPending(vIntid) === true;
@@ -100,9 +176,17 @@ export class VGic {
   }
 
   inspect(): unknown {
+    const { spis } = this.#registers;
     return {
       version: this.#v3 === undefined ? 2 : 3,
       lpis: this.#v3?.lpis.mapped ?? 0,
+      spis: [...this.#lines].map(([intid, line]) => ({
+        intid,
+        enabled: spis.isEnabled(intid),
+        pending: spis.isPending(intid) || this.#isQueued(intid),
+        active: spis.isActive(intid),
+        inProgress: line.inProgress,
+      })),
       vits: this.vits?.inspect() ?? null,
     };
   }

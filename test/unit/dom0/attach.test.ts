@@ -33,6 +33,8 @@ function state(h: Host): unknown {
     devices: h.inspect('d0').domains,
     owners: xen.devices,
     iomem: guest.iomemRanges,
+    irqRanges: guest.irqRanges,
+    irqs: xen.irqs,
     p2m: guest.p2mEntries,
     foreignPages: h.inspect('d0').counts.foreignPages,
   };
@@ -119,9 +121,16 @@ describe('pci-attach', () => {
     assert.equal(texts(unknown)[0], "Domain 1:libxl__device_pci_add failed for PCI device 'foo' (rc -23)");
   });
 
-  test('leaves no trace when any of its hypercalls fails', () => {
+  test.each([
+    // Three BARs, permitted and mapped (two of 32 frames, one of 4), and the assignment.
+    ['with a line that the guest has already', [NVME], 7],
+    // The right to the line and the line, besides; its doorbell page came with a function that has gone.
+    ['with a line of its own', [], 9],
+  ])('leaves no trace when any of its hypercalls fails, %s', (_what, others, calls) => {
     const h = hostWithGuest();
     h.attach(1, NVME);
+    if (others.length === 0) h.detach(1, NVME);
+    h.runFor(1e9);
     const before = state(h);
     let failing = 0;
     for (; failing < 40; failing++) {
@@ -143,8 +152,7 @@ describe('pci-attach', () => {
       assert.match(texts(reply)[0]!, /Input\/output error$/);
       assert.deepEqual(state(h), before, `call ${failing}`);
     }
-    // Three BARs, permitted and mapped (two of 32 frames, one of 4), and the assignment.
-    assert.equal(failing, 7);
+    assert.equal(failing, calls);
   });
 
   test('leaves no trace when the guest does not answer', () => {
@@ -159,6 +167,80 @@ describe('pci-attach', () => {
     assert.equal(texts(reply)[0], `Backend ${BACK} not ready`);
     assert.equal(reply.rc, -3);
     assert.deepEqual(state(h), before);
+  });
+});
+
+describe('the line of a function', () => {
+  const LINE = 37;
+  const irqs = (h: Host): unknown[] =>
+    h.inspect('xen').irqs.map((i: { intid: number; domid: number }) => [i.intid, i.domid]);
+  const irqCommands = (h: Host, since: number): number[] =>
+    h.sent
+      .slice(since)
+      .map(({ from, to, envelope }) => domctl(from, to, envelope.body!))
+      .filter((cmd) => (IRQ_COMMANDS as number[]).includes(cmd));
+  const { irq_permission, bind_pt_irq, unbind_pt_irq } = XEN_DOMCTL;
+  const IRQ_COMMANDS = [irq_permission, bind_pt_irq, unbind_pt_irq];
+
+  test('is permitted, then bound, recorded, and told to pciback and the guest; detach takes all of that back', () => {
+    const h = hostWithGuest();
+    let since = h.sent.length;
+    h.attach(1, NIC);
+    assert.deepEqual(irqCommands(h, since), [irq_permission, bind_pt_irq]);
+    assert.deepEqual(irqs(h), [[LINE, 1]]);
+    assert.equal(h.nodes(BACK)[`${BACK}/intx-0`], `${LINE}`);
+    assert.equal(h.nodes('/libxl/1')['/libxl/1/device/pci/0000-01-00-0/intx'], `${LINE}`);
+    assert.equal(h.inspect('d1').devices[0].intx, LINE);
+    since = h.sent.length;
+    h.detach(1, NIC);
+    assert.deepEqual(irqCommands(h, since), [unbind_pt_irq, irq_permission]);
+    assert.deepEqual(irqs(h), []);
+    const guest = h.inspect('xen').domains.find((d: { domid: number }) => d.domid === 1);
+    assert.deepEqual(guest.irqRanges, []);
+  });
+
+  test('is bound once for all functions of a guest that share it, until the last has gone', () => {
+    const h = hostWithGuest();
+    h.attach(1, NIC);
+    const since = h.sent.length;
+    h.attach(1, NVME);
+    h.detach(1, NIC);
+    assert.deepEqual(irqCommands(h, since), []);
+    assert.deepEqual(irqs(h), [[LINE, 1]]);
+    assert.equal(h.nodes(BACK)[`${BACK}/intx-0`], `${LINE}`, 'of what was the second entry');
+    h.detach(1, NVME);
+    assert.deepEqual(irqs(h), []);
+  });
+
+  test('that is another domain’s is gone without: no pin, no right, and nothing to say to the operator', () => {
+    const h = hostWithGuest();
+    h.attach(1, NIC);
+    assert.equal(h.create('guest2').rc, 0);
+    h.runFor(1e9);
+    assert.deepEqual(h.attach(2, NVME), { rc: 0, log: [], domid: 0, domains: [], pci: [] });
+    assert.deepEqual(irqs(h), [[LINE, 1]]);
+    const guest = h.inspect('xen').domains.find((d: { domid: number }) => d.domid === 2);
+    assert.deepEqual(guest.irqRanges, []);
+    assert.isUndefined(h.nodes('/local/domain/0/backend/pci/2/0')['/local/domain/0/backend/pci/2/0/intx-0']);
+    assert.include(h.inspect('d2').devices[0], { intx: 0, irqs: 'msix' });
+    assert.isTrue(h.traces.some((t) => t.event === 'libxl.no_intx'));
+    h.destroy(1);
+    h.detach(2, NVME);
+    h.attach(2, NVME);
+    assert.deepEqual(irqs(h), [[LINE, 2]]);
+  });
+
+  test('goes with a guest that is destroyed, and with one that crashes', () => {
+    const h = hostWithGuest();
+    h.attach(1, NIC);
+    h.destroy(1);
+    assert.deepEqual(irqs(h), []);
+    h.create('guest2', { pci: [pciSpec(NIC)] });
+    h.runUntil(() => h.inspect('d2').devices.length === 1);
+    assert.deepEqual(irqs(h), [[LINE, 2]]);
+    h.kill(2);
+    h.runUntil(() => h.assignable().includes(NIC));
+    assert.deepEqual(irqs(h), []);
   });
 });
 

@@ -27,6 +27,15 @@ function functions(): { sbdf: string; driver: string; bars: InspectedBar[] }[] {
 }
 
 describe('dom0 after boot', () => {
+  test('knows the SPI of each pin, across bridges, as /sys shows it', () => {
+    const irqs = Object.fromEntries(
+      host.inspect('d0').functions.map((f: { sbdf: string; irq: number }) => [f.sbdf, f.irq]),
+    );
+    // interrupt-map of the board: pin p of device d is SPI 3 + (d + p - 1) modulo 4. All root ports are device 2.
+    assert.include(irqs, { '0000:00:00.0': 0, '0000:00:01.0': 36, '0000:00:03.0': 38, '0000:00:02.1': 37 });
+    assert.include(irqs, { '0000:01:00.0': 37, '0000:02:00.0': 37, '0000:03:00.0': 37 });
+  });
+
   test('numbers buses depth first and reports every function to Xen', () => {
     const found = functions().map((f) => f.sbdf);
     assert.includeMembers(found, ['0000:00:00.0', '0000:00:02.0', '0000:01:00.0', '0000:02:00.0', '0000:03:00.0']);

@@ -6,7 +6,7 @@ import { PCI_MSI } from '#shared/arch/pci/msi.ts';
 import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { ConfigAccess } from '#shared/kernel/pci-core.ts';
-import { type VirtualBar, VirtualConfig } from '../../../services/dom0/pciback/config-fields.ts';
+import { type Served, type VirtualBar, VirtualConfig } from '../../../services/dom0/pciback/config-fields.ts';
 
 const SBDF = 0x0100;
 const MSI_AT = 0x50;
@@ -63,8 +63,16 @@ beforeEach(() => {
   hw.view.setUint32(PM_AT, 0xc802_0000 | (MSI_AT << 8) | 0x01, true);
   hw.view.setUint32(MSI_AT, 0x0080_0000 | (MSIX_AT << 8) | 0x05, true);
   hw.view.setUint32(MSIX_AT, 0x0004_0011, true);
-  config = run(VirtualConfig.open(hw, SBDF, 4096, BARS));
+  hw.view.setUint8(PCI.INTERRUPT_PIN, 1);
+  serve();
 });
+
+function serve(more: Partial<Served> = {}): void {
+  config = run(VirtualConfig.open(hw, SBDF, 4096, { bars: BARS, intx: 0, messages: true, ...more }));
+  hw.writes = 0;
+}
+
+const hwCommand = (): number => hw.view.getUint16(PCI.COMMAND, true);
 
 describe('BARs', () => {
   test('read as the addresses that the toolstack chose, with their type bits', () => {
@@ -105,17 +113,106 @@ describe('BARs', () => {
 
 describe('the command register', () => {
   test('passes memory decoding and bus mastering to the hardware, and remembers the rest', () => {
-    assert.equal(write(PCI.COMMAND, 2, PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER | PCI_COMMAND.INTX_DISABLE), 0);
-    assert.equal(hw.view.getUint16(PCI.COMMAND, true), PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER);
-    assert.equal(read(PCI.COMMAND, 2), PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER | PCI_COMMAND.INTX_DISABLE);
+    const { MEMORY, MASTER, PARITY, INTX_DISABLE } = PCI_COMMAND;
+    assert.equal(write(PCI.COMMAND, 2, MEMORY | MASTER | PARITY), 0);
+    assert.equal(hwCommand(), MEMORY | MASTER | INTX_DISABLE);
+    assert.equal(read(PCI.COMMAND, 2), MEMORY | MASTER | PARITY);
     write(PCI.COMMAND, 2, 0);
-    assert.equal(hw.view.getUint16(PCI.COMMAND, true), 0);
+    assert.equal(hwCommand(), INTX_DISABLE);
   });
 
   test('shows bus mastering as the hardware has it', () => {
     write(PCI.COMMAND, 2, PCI_COMMAND.MEMORY | PCI_COMMAND.MASTER);
     hw.view.setUint16(PCI.COMMAND, PCI_COMMAND.MEMORY, true);
     assert.equal(read(PCI.COMMAND, 2), PCI_COMMAND.MEMORY);
+  });
+});
+
+describe('INTx of a function whose line the guest does not have', () => {
+  test('shows no pin, and INTX_DISABLE stays set in the hardware whatever the guest writes', () => {
+    assert.equal(read(PCI.INTERRUPT_PIN, 1), 0);
+    assert.equal(read(PCI.INTERRUPT_LINE, 1), 0);
+    assert.equal(hwCommand(), PCI_COMMAND.INTX_DISABLE, 'from the start');
+    assert.equal(write(PCI.COMMAND, 2, PCI_COMMAND.INTX_DISABLE), XEN_PCI_ERR.success);
+    assert.equal(read(PCI.COMMAND, 2), PCI_COMMAND.INTX_DISABLE, 'remembered');
+    assert.equal(write(PCI.COMMAND, 2, 0), XEN_PCI_ERR.success);
+    assert.equal(hwCommand(), PCI_COMMAND.INTX_DISABLE);
+  });
+
+  test('is switched off again when the step from D3hot to D0 has reset the command register', () => {
+    write(PM_AT + 4, 2, 3);
+    hw.view.setUint16(PCI.COMMAND, 0, true);
+    write(PM_AT + 4, 2, 0);
+    assert.equal(hwCommand(), PCI_COMMAND.INTX_DISABLE);
+  });
+
+  test('without a pin in the hardware needs nothing switched off', () => {
+    hw.view.setUint8(PCI.INTERRUPT_PIN, 0);
+    hw.view.setUint16(PCI.COMMAND, 0, true);
+    serve();
+    assert.equal(hwCommand(), 0);
+  });
+});
+
+describe('INTx of a function whose line the guest has', () => {
+  const { INTX_DISABLE, MEMORY } = PCI_COMMAND;
+
+  test('shows the pin and the low byte of the INTID, and is on from the start', () => {
+    serve({ intx: 0x1a3 });
+    assert.equal(read(PCI.INTERRUPT_PIN, 1), 1);
+    assert.equal(read(PCI.INTERRUPT_LINE, 1), 0xa3);
+    assert.equal(hwCommand(), 0);
+  });
+
+  test('is masked and unmasked by the guest', () => {
+    serve({ intx: 40 });
+    assert.equal(write(PCI.COMMAND, 2, INTX_DISABLE), XEN_PCI_ERR.success);
+    assert.equal(hwCommand(), INTX_DISABLE);
+    assert.equal(read(PCI.COMMAND, 2), INTX_DISABLE);
+    assert.equal(write(PCI.COMMAND, 2, 0), XEN_PCI_ERR.success);
+    assert.equal(hwCommand(), 0);
+  });
+
+  test.each([
+    ['MSI-X', MSIX_AT + PCI_MSIX.FLAGS, PCI_MSIX_FLAGS.ENABLE],
+    ['MSI', MSI_AT + PCI_MSI.FLAGS, 1],
+  ])('is not unmasked while %s is on; the rest of that write counts', (_what, at, enable) => {
+    serve({ intx: 40 });
+    write(PCI.COMMAND, 2, INTX_DISABLE);
+    write(at, 2, enable);
+    assert.equal(write(PCI.COMMAND, 2, MEMORY), XEN_PCI_ERR.access_denied);
+    assert.equal(hwCommand(), INTX_DISABLE | MEMORY);
+    assert.equal(read(PCI.COMMAND, 2), INTX_DISABLE | MEMORY);
+    write(at, 2, 0);
+    assert.equal(write(PCI.COMMAND, 2, MEMORY), XEN_PCI_ERR.success);
+    assert.equal(hwCommand(), MEMORY);
+  });
+});
+
+describe('a function that no ITS serves', () => {
+  const capabilities = (): number[] => {
+    const found: number[] = [];
+    for (let at = read(PCI.CAPABILITY_LIST, 1); at !== 0; at = read(at + 1, 1)) found.push(read(at, 1));
+    return found;
+  };
+
+  test('shows no capability for messages, and takes no write to one', () => {
+    assert.deepEqual(capabilities(), [0x01, 0x05, 0x11]);
+    serve({ messages: false });
+    assert.deepEqual(capabilities(), [0x01]);
+    write(MSIX_AT + PCI_MSIX.FLAGS, 2, PCI_MSIX_FLAGS.ENABLE);
+    write(MSI_AT + PCI_MSI.FLAGS, 2, 1);
+    assert.equal(hw.writes, 0);
+  });
+
+  test('keeps what stands before and behind them in the list', () => {
+    hw.view.setUint8(PCI.CAPABILITY_LIST, MSI_AT);
+    hw.view.setUint8(MSI_AT + 1, PM_AT);
+    hw.view.setUint8(PM_AT + 1, MSIX_AT);
+    hw.view.setUint8(MSIX_AT + 1, 0x90);
+    hw.view.setUint8(0x90, 0x10);
+    serve({ messages: false });
+    assert.deepEqual(capabilities(), [0x01, 0x10]);
   });
 });
 

@@ -11,6 +11,7 @@ import type { ConfigAccess } from '#shared/kernel/pci-core.ts';
 import { type Sharing, sharingOf } from '../../../services/dom0/kernel/acs.ts';
 import { enumerate } from '../../../services/dom0/kernel/enumerate.ts';
 import type { PciFunction } from '../../../services/dom0/kernel/function.ts';
+import { hostOf } from '../../support/bridge-access.ts';
 import { at, Bench, configAccess } from '../hardware/pcie/bench.ts';
 import { ACS, bench, description, EXPRESS, type Placed, SRIOV } from '../hardware/pcie/topology.ts';
 
@@ -29,16 +30,7 @@ interface Enumerated {
 
 function enumerateOn(b: Bench, access: ConfigAccess = configAccess(b)): Enumerated {
   const bridge = b.board.bridges[0]!;
-  const host = {
-    path: bridge.path,
-    segment: bridge.segment,
-    ecam: { address: bridge.ecam.pa, sizeBytes: bridge.ecam.sizeBytes },
-    busShift: bridge.busShift,
-    pem: undefined,
-    firstBus: bridge.busRange.first,
-    lastBus: bridge.busRange.last,
-    ranges: bridge.ranges,
-  };
+  const host = hostOf(bridge);
   const traces: { event: string; detail: unknown }[] = [];
   const before = b.now;
   const functions = finish(
@@ -62,6 +54,24 @@ function sharing(e: Enumerated, address: string): Sharing | undefined {
   const functions = new Map(e.functions.map((f) => [f.sbdf, f]));
   return sharingOf(functions, functions.get(at(address))!);
 }
+
+describe('the SPI of a pin', () => {
+  test('is found through every bridge above, where each turns the pin by the device number', () => {
+    const b = bench(
+      ['00:01.0', ROOT_PORT, '1'],
+      ['01:00.0', { pin: 1 }],
+      ['01:00.2', { pin: 3 }],
+      ['00:03.0', { type: -1, bridge: true }, '2'],
+      ['02:05.0', { type: -1, pin: 2 }],
+      ['02:06.0', { type: -1 }],
+      ['00:04.0', { type: 9, pin: 4 }],
+    );
+    const irqs = Object.fromEntries(enumerateOn(b).functions.map((f) => [formatSbdf(f.sbdf), f.irq]));
+    // Pin p of root device d is SPI 3 + (d + p - 1) modulo 4.
+    assert.include(irqs, { '0000:01:00.0': 36, '0000:01:00.2': 38, '0000:00:04.0': 38 });
+    assert.include(irqs, { '0000:02:05.0': 32 + 3 + ((3 + (1 + 5)) % 4), '0000:02:06.0': 0 });
+  });
+});
 
 describe('bridge windows', () => {
   test('that a bridge does not need are closed, all three, before it decodes memory', () => {

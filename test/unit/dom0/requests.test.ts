@@ -71,7 +71,8 @@ const hardware: ConfigAccess = {
   },
   *write() {},
 };
-const config = VirtualConfig.open(hardware, 0x100, 256, []).next().value as VirtualConfig;
+const config = VirtualConfig.open(hardware, 0x100, 256, { bars: [], intx: 0, messages: true }).next()
+  .value as VirtualConfig;
 
 test('a read is answered in the page, and the page is given back', () => {
   const page = new SharedPage();

@@ -61,7 +61,14 @@ class Rig {
 
 function dom0Function(sbdf: number): PciFunction {
   const parent = sbdf < 0x100 ? undefined : at('00:01.0');
-  const common = { vendorId: 0x1b36, deviceId: 0x1234, classCode: 0xff00, configBytes: 4096, physfn: undefined };
+  const common = {
+    vendorId: 0x1b36,
+    deviceId: 0x1234,
+    classCode: 0xff00,
+    configBytes: 4096,
+    physfn: undefined,
+    irq: 0,
+  };
   const port = parent === undefined ? PCI_EXP_TYPE.ROOT_PORT : PCI_EXP_TYPE.ENDPOINT;
   const headerType = parent === undefined ? 1 : 0;
   return { ...common, sbdf, parent, portType: port, headerType, multifunction: false, acs: false, bars: [] };
@@ -96,7 +103,7 @@ describe('a function is reset', () => {
     b.setCfg(FN, PCI.BASE_ADDRESS_0, 4, 0);
     assert.deepEqual(rig.clean(), { kind: kind as ResetResult['kind'], ready: true });
     assert.equal(b.cfg(FN, PCI.BASE_ADDRESS_0), bar);
-    assert.equal(b.cfg(FN, PCI.COMMAND, 2), 0);
+    assert.equal(b.cfg(FN, PCI.COMMAND, 2), PCI_COMMAND.INTX_DISABLE);
     assert.equal(b.cfg(FN, MSIX + PCI_MSIX.FLAGS, 2), 3, 'off, and four vectors');
   });
 

@@ -1,6 +1,14 @@
 import { assert, describe, test } from 'vitest';
 import { GUEST_MMIO_BAR_BASE_32, GUEST_RAM0_BASE } from '#shared/abi/arch-arm.ts';
-import { XEN_DOMCTL, XEN_DOMCTL_BYTES, XEN_DOMCTL_INTERFACE_VERSION, xen_domctl } from '#shared/abi/domctl.ts';
+import {
+  PT_IRQ_TYPE,
+  XEN_DOMCTL,
+  XEN_DOMCTL_BYTES,
+  XEN_DOMCTL_INTERFACE_VERSION,
+  XEN_DOMCTL_UNION_OFFSET,
+  xen_domctl,
+  xen_domctl_bind_pt_irq,
+} from '#shared/abi/domctl.ts';
 import { ERRNO, type ErrnoName, errnoName } from '#shared/abi/errno.ts';
 import { HVM_PARAM } from '#shared/abi/hvm.ts';
 import { DOMID_IO, HYPERCALL } from '#shared/abi/hypercall.ts';
@@ -74,13 +82,80 @@ describe('domctl', () => {
     const interface_version = XEN_DOMCTL_INTERFACE_VERSION;
     assert.equal(raw({ cmd: XEN_DOMCTL.getdomaininfo, interface_version: 0xb }), -ERRNO.EACCES);
     assert.equal(raw({ cmd: 999, interface_version }), -ERRNO.ENOSYS);
-    assert.equal(raw({ cmd: XEN_DOMCTL.irq_permission, interface_version }), -ERRNO.ENOSYS);
     assert.equal(raw({ cmd: XEN_DOMCTL.createdomain, interface_version }, 20), -ERRNO.EFAULT);
     const unknown = host.run(0, ({ hypercalls }) => hypercalls.raw(99, 0, new Uint8Array(0)));
     assert.equal(unknown.result, -ERRNO.ENOSYS);
     assert.equal(
       host.run(0, ({ hypercalls }) => hypercalls.raw(HYPERCALL.xen_version, 0, new Uint8Array(0))).result,
       (4 << 16) | 23,
+    );
+  });
+});
+
+describe('an interrupt of the machine', () => {
+  /** interrupt-map of the board: SPIs 3 to 6. */
+  const INTID = 37;
+  const bind = (h: Hypercalls, domid: number, machine_irq: number, irq_type: number, spi: number): Op<unknown> => {
+    const arg = new Uint8Array(XEN_DOMCTL_BYTES);
+    const header = { cmd: XEN_DOMCTL.bind_pt_irq, interface_version: XEN_DOMCTL_INTERFACE_VERSION, domain: domid };
+    xen_domctl.encodeInto(arg, header);
+    xen_domctl_bind_pt_irq.encodeInto(arg, { machine_irq, irq_type, spi }, XEN_DOMCTL_UNION_OFFSET);
+    return (function* () {
+      const { result } = yield* h.raw(HYPERCALL.domctl, 0, arg);
+      if (result < 0) throw new HypercallFailed('bind_pt_irq', -result);
+    })();
+  };
+
+  test('is granted by who holds it', () => {
+    converse([
+      [1, (h) => h.irq_permission(1, INTID, true), 'EPERM'],
+      [0, (h) => h.irq_permission(77, INTID, true), 'ESRCH'],
+      [0, (h) => h.irq_permission(1, 5000, true), 'EINVAL'],
+      [0, (h) => h.irq_permission(1, 99, true), 'EPERM'],
+      [0, (h) => h.irq_permission(1, INTID, true), 'OK'],
+      [0, (h) => h.irq_permission(1, INTID, false), 'OK'],
+    ]);
+  });
+
+  test('is bound as an SPI, under its own number, to one domain with the right to it', () => {
+    converse([
+      [1, (h) => h.bind_pt_irq(1, INTID), 'EPERM'],
+      [0, (h) => bind(h, 1, INTID, PT_IRQ_TYPE.PCI, INTID), 'EOPNOTSUPP'],
+      [0, (h) => bind(h, 1, INTID, PT_IRQ_TYPE.SPI, INTID + 1), 'EINVAL'],
+      [0, (h) => h.bind_pt_irq(1, 31), 'EINVAL'],
+      [0, (h) => h.bind_pt_irq(1, 1020), 'EINVAL'],
+      [0, (h) => h.bind_pt_irq(1, 99), 'EPERM'],
+      [0, (h) => h.bind_pt_irq(1, INTID), 'EPERM'],
+      [0, (h) => h.irq_permission(1, INTID, true), 'OK'],
+      [0, (h) => h.bind_pt_irq(1, INTID), 'OK'],
+      [0, (h) => h.bind_pt_irq(1, INTID), 'EBUSY'],
+      [1, (h) => h.unbind_pt_irq(1, INTID), 'EPERM'],
+      [0, (h) => h.unbind_pt_irq(1, INTID), 'OK'],
+      [0, (h) => h.unbind_pt_irq(1, INTID), 'EINVAL'],
+    ]);
+  });
+
+  test('is EBUSY while another has it, and free when that one ends; a domain has 988 SPIs at most', () => {
+    const host = new HostBench();
+    const first = host.guest();
+    const second = host.guest();
+    const attempt = (domid: number): string =>
+      errnoOf(host, 0, function* (h) {
+        yield* h.irq_permission(domid, INTID, true);
+        yield* h.bind_pt_irq(domid, INTID);
+      });
+    assert.equal(attempt(first), 'OK');
+    assert.equal(attempt(second), 'EBUSY');
+    assert.deepEqual(
+      host.xen().irqs.map((i: { intid: number; domid: number }) => [i.intid, i.domid]),
+      [[INTID, first]],
+    );
+    host.destroy(first);
+    assert.deepEqual(host.xen().irqs, []);
+    assert.equal(attempt(second), 'OK');
+    assert.equal(
+      errnoOf(host, 0, (h) => h.createdomain({ max_vcpus: 1, nr_spis: 989 })),
+      'EINVAL',
     );
   });
 });

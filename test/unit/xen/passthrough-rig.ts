@@ -10,7 +10,7 @@ import { PCI_BRIDGE } from '#shared/arch/pci/bridge-header.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
 import { PCI_MSIX, PCI_MSIX_ENTRY, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import { readBoard } from '#shared/board/board-file.ts';
-import { type Body, body, type Effect, type Payload, type Peer } from '#shared/core/core.ts';
+import { type Body, body, domidOf, type Effect, type Payload, type Peer } from '#shared/core/core.ts';
 import type { Op, Step } from '#shared/core/op.ts';
 import { type Answer, Runtime, type Service } from '#shared/core/runtime.ts';
 import { type BusAccess, ItsDriver } from '#shared/kernel/its-driver.ts';
@@ -24,6 +24,7 @@ import { XenError } from '../../../services/xen/error.ts';
 import type { HostGic } from '../../../services/xen/host-gic/gic.ts';
 import { P2M } from '../../../services/xen/mm/p2m.ts';
 import { dataAbort } from '../../../services/xen/trap/data-abort.ts';
+import { sysregTrap } from '../../../services/xen/trap/sysreg.ts';
 
 export const ECAM = 0x40_1000_0000;
 const PORT = ECAM + (2 << 15);
@@ -60,18 +61,23 @@ class XenSide implements Service {
     this.#rig = rig;
   }
 
-  onRequest(_from: Peer, message: Body): Answer {
+  onRequest(from: Peer, message: Body): Answer {
     if (message.$case === 'interruptPending') {
       if (this.gic !== undefined && !this.#rig.deaf)
         this.#rig.runtime.spawn('irq', this.gic.onInterruptPending(message.value.pcpu));
       return undefined;
     }
     if (message.$case === 'trapRequest') return this.#trap(message.value);
+    if (message.$case === 'sysregTrapRequest') return this.#sysreg(domidOf(from), message.value);
     throw new Error(`unexpected ${message.$case}`);
   }
 
   *#trap(trap: Payload<'trapRequest'>): Op<Body> {
     return body('trapReply', yield* dataAbort(this.#rig.domains.get(trap.port), trap, this.#rig.counts));
+  }
+
+  *#sysreg(domid: number, trap: Payload<'sysregTrapRequest'>): Op<Body> {
+    return body('sysregTrapReply', yield* sysregTrap(this.#rig.domains.get(domid)!, trap, this.#rig.counts));
   }
 
   inspect(): unknown {
@@ -168,6 +174,7 @@ export class XenRig {
         maptrackFramesMax: 4,
         iommu: true,
         privileged: false,
+        spis: 32,
       }),
     );
     const pa = frames.allocAligned(RAM_BYTES, RAM_BYTES);
@@ -237,6 +244,24 @@ export class XenRig {
     this.store(domid, BAR3 + PCI_MSIX_ENTRY.VECTOR_CTRL, 0);
     // pciback's part.
     this.run(this.el2.write(FUNCTION + 0xa0 + PCI_MSIX.FLAGS, le(PCI_MSIX_FLAGS.ENABLE, 2)));
+  }
+
+  /** The guest ends an interrupt. */
+  eoi(domid: number, intid: number): void {
+    const message = body('sysregTrapRequest', { vcpu: 0, name: 'ICC_EOIR1_EL1', value: intid });
+    this.#mail.push({ from: `d${domid}`, to: 'xen', envelope: envelope(this.#nextId++, 0, message) });
+    this.settle();
+  }
+
+  /** A configuration register of the device, as pciback writes it. */
+  config(offset: number, value: number, sizeBytes = 2): void {
+    this.run(this.el2.write(FUNCTION + offset, le(value, sizeBytes)));
+  }
+
+  /** SPIs of the machine's distributor. */
+  spis(): Readonly<Record<'enabled' | 'pending' | 'active' | 'high', number[]>> {
+    const tree = this.hardware.inspect() as { gic: { distributor: { spis: ReturnType<XenRig['spis']> } } };
+    return tree.gic.distributor.spis;
   }
 
   /** A guest's ITS driver on its virtual ITS; `drive` runs what it returns. */

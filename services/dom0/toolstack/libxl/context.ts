@@ -63,12 +63,24 @@ export function reasonOf(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
 }
 
+/** Runs a step; when it fails, logs `text` with the reason and throws LibxlFailed. */
+export function* logged(log: Log, text: string, op: () => Op<void>): Op<void> {
+  try {
+    yield* op();
+  } catch (error) {
+    log.errorWith(text, error);
+    throw new LibxlFailed(RC.FAIL);
+  }
+}
+
 /** A function that a guest has. */
 export interface Attached {
   readonly sbdf: Sbdf;
   /** On the guest's bus 0000:00. */
   readonly vdevfn: number;
   readonly bars: readonly PlacedBar[];
+  /** The INTID of its line, which the guest has; 0 when it goes without INTx. */
+  readonly intx: number;
 }
 
 /** A domain that this toolstack built. */
@@ -81,6 +93,8 @@ export class Guest {
   readonly lock: Lock;
   readonly holes = new MmioHoles();
   readonly devices = new Map<Sbdf, Attached>();
+  /** SPIs that are bound to it, and the functions that need each. */
+  readonly lines = new Map<number, Set<Sbdf>>();
   /** It ran once: its frontend can be expected to answer. */
   started = false;
   /** It crashed, shut down or is being destroyed: nobody answers any more. */

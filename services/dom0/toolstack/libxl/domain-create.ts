@@ -11,6 +11,7 @@ import type { DomainConfig } from '#gen/toolstack.ts';
 import { GUEST_MAGIC_BASE, XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
 import { XEN_DOMCTL_CDF, XEN_DOMCTL_CONFIG_GIC_NATIVE, XEN_DOMCTL_CONFIG_GIC_V2 } from '#shared/abi/domctl.ts';
 import { HVM_PARAM } from '#shared/abi/hvm.ts';
+import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { body } from '#shared/core/core.ts';
 import { call, type Op, Undo, withLock } from '#shared/core/op.ts';
 import { Prng } from '#shared/core/prng.ts';
@@ -129,6 +130,8 @@ function* makeDomain(
       max_grant_frames: config.maxGrantFrames || DEFAULT_GRANT_FRAMES,
       max_maptrack_frames: DEFAULT_MAPTRACK_FRAMES,
       gic_version: XEN_DOMCTL_CONFIG_GIC_NATIVE,
+      // Any function may be attached later, and its line has the machine's number.
+      nr_spis: Math.max(0, ctx.kernel.sysfs.highestIrq + 1 - SPI_FIRST),
     });
     const { domid } = created;
     undo.push('createdomain', () => hypercalls.destroydomain(domid));

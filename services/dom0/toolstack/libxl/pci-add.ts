@@ -1,11 +1,11 @@
 /**
  * `xl pci-attach`, and the devices of `xl create` (libxl_pci.c: libxl__device_pci_add, do_pci_add, pci_add_dm_done).
  * Option 1 of the thread (T22): the toolstack reads the physical BARs, chooses the virtual ones, permits and maps them,
- * assigns the function together with the address that the guest will see, and tells pciback through the store.
+ * binds the line of its pin, assigns the function together with the address that the guest will see, and tells pciback
+ * through the store.
  * Deviates from libxl: every step has its undo; all functions of `.*` are attached, not the last one only; an attach to a
  * running guest ends when both ends are Connected.
- * Not modelled: I/O BARs and ROMs (never placed by dom0). Legacy interrupts: irq_permission is not asked for, as on ARM.
- * permissive, msitranslate and power_mgmt: recorded in opts-N and without effect, as on ARM.
+ * Not modelled: I/O BARs and ROMs (never placed by dom0). permissive, msitranslate and power_mgmt: recorded in opts-N and without effect, as on ARM.
  */
 
 import type { PciSpec } from '#gen/toolstack.ts';
@@ -24,6 +24,7 @@ import {
   type Libxl,
   LibxlFailed,
   type Log,
+  logged,
   looseBdf,
   plain,
   RC,
@@ -31,6 +32,7 @@ import {
   undoFailed,
 } from './context.ts';
 import { isAssignable, pciAssignableAdd, resolveName } from './pci-assignable.ts';
+import { bindIntx } from './pci-irq.ts';
 import { pciRemoveOne } from './pci-remove.ts';
 import {
   bothConnected,
@@ -159,13 +161,14 @@ function* addOne(ctx: Libxl, log: Log, guest: Guest, spec: PciSpec, s: Sbdf, wan
         () => mapBar(ctx, domid, bar, true),
       );
     }
+    const intx = yield* bindIntx(ctx, log, guest, s, undo);
     const flags = spec.rdmPolicy === 'relaxed' ? XEN_DOMCTL_DEV_RDM_RELAXED : 0;
     yield* logged(log, `Domain ${domid}:xc_assign_device failed`, () =>
       hypercalls.assign_device(domid, s, vdevfn, flags),
     );
     undo.push('assign_device', () => hypercalls.deassign_device(domid, s));
 
-    const device: Attached = { sbdf: s, vdevfn, bars };
+    const device: Attached = { sbdf: s, vdevfn, bars, intx };
     yield* writeNodes(store, recordNodes(domid, device));
     undo.push('record', () => removeWithParents(store, recordPath(domid, s)));
     guest.devices.set(s, device);
@@ -228,13 +231,4 @@ function placeBars(ctx: Libxl, log: Log, guest: Guest, s: Sbdf): PlacedBar[] {
   }
   // A BAR below a page keeps its place in the page.
   return physical.map((bar, i) => ({ ...bar, ipa: places[i]! + (bar.pa % XEN_PAGE_SIZE) }));
-}
-
-function* logged(log: Log, text: string, op: () => Op<void>): Op<void> {
-  try {
-    yield* op();
-  } catch (error) {
-    log.errorWith(text, error);
-    throw new LibxlFailed(RC.FAIL);
-  }
 }

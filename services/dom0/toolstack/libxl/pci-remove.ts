@@ -1,7 +1,7 @@
 /**
  * `xl pci-detach`, and what destroy does with every device (libxl_pci.c: libxl__device_pci_remove_common).
  * Deviates from libxl, which takes the function away while the guest's driver still uses it: here the guest is told first
- * and has 10 s; then its BARs are unmapped, the permission goes, the function is deassigned. With force all of that happens
+ * and has 10 s; then its BARs are unmapped, the permission goes, the function is deassigned, its line unbound. With force all of that happens
  * whatever the guest does. A guest that does not answer keeps the function, and the exit status says so.
  */
 
@@ -11,6 +11,7 @@ import { type Op, withLock } from '#shared/core/op.ts';
 import { formatSbdf, functionOf, sbdf as makeSbdf, parseSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { DEVICE_WAIT_NS, type Guest, type Libxl, LibxlFailed, Log, RC, reasonOf } from './context.ts';
 import { resolveName } from './pci-assignable.ts';
+import { releaseIntx } from './pci-irq.ts';
 import {
   bothConnected,
   framesOf,
@@ -92,6 +93,8 @@ export function* pciRemoveOne(ctx: Libxl, log: Log, guest: Guest, s: Sbdf, force
   }
   yield* attempt(log, `Domain ${domid}:xc_deassign_device failed`, hypercalls.deassign_device(domid, s));
   yield* attempt(log, `Domain ${domid}:pciback kept ${formatSbdf(s)}`, withdraw(ctx, guest, s));
+  // Not before pciback has reset the function: another guest may have the line next.
+  yield* attempt(log, `Domain ${domid}:xc_domain_unbind_pt_irq failed`, releaseIntx(ctx, guest, s));
   if (device !== undefined) {
     guest.holes.give(device.bars.map((b) => framesOf(b).gfn * 4096));
     guest.devices.delete(s);

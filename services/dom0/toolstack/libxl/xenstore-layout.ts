@@ -9,7 +9,7 @@ import type { PciSpec } from '#gen/toolstack.ts';
 import type { Op } from '#shared/core/op.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import type { XenstoreView } from '#shared/kernel/xenstore-client.ts';
-import { barNodes } from '../../pciback/nodes.ts';
+import { deviceNodes } from '../../pciback/nodes.ts';
 import type { Attached } from './context.ts';
 
 export interface StoreNode {
@@ -203,7 +203,7 @@ export function pciEntryNodes(domid: number, index: number, device: Attached, sp
   ];
   if (spec.vslot >= 0) entries.push([`vdevfn-${index}`, device.vdevfn.toString(16)]);
   if (spec.name !== '') entries.push([`name-${index}`, spec.name]);
-  entries.push([`opts-${index}`, opts], ...barNodes(index, device.vdevfn, device.bars));
+  entries.push([`opts-${index}`, opts], ...deviceNodes(index, device.vdevfn, device.bars, device.intx));
   entries.push([`state-${index}`, '1'], ['num_devs', `${index + 1}`]);
   return entries.map(([name, value]) => ({ path: `${back}/${name}`, value }));
 }
@@ -250,6 +250,7 @@ export function recordNodes(domid: number, device: Attached): StoreNode[] {
   return [
     { path, value: '', perms },
     { path: `${path}/guest-sbdf`, value: formatSbdf(device.vdevfn) },
+    ...(device.intx === 0 ? [] : [{ path: `${path}/intx`, value: `${device.intx}` }]),
     ...device.bars.map((b) => ({
       path: `${path}/bar-${b.index}`,
       value: `ipa=${hex(b.ipa)},pa=${hex(b.pa)},size=${hex(b.sizeBytes)}`,

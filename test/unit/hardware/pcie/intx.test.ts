@@ -3,7 +3,7 @@ import { DMA_PROBE, DMA_PROBE_COMMAND_IRQ, DMA_PROBE_OP } from '#shared/arch/dma
 import { PCI_BRIDGE } from '#shared/arch/pci/bridge-header.ts';
 import { PCI_EXP_TYPE } from '#shared/arch/pci/express.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
-import { swizzle } from '../../../../services/hardware/pcie/intx.ts';
+import { swizzle } from '#shared/arch/pci/intx.ts';
 import { at, type Bench } from './bench.ts';
 import { barOf, bench, MSI, MSIX, open, PM, place } from './topology.ts';
 
