@@ -46,11 +46,14 @@ describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
   test.for<[string, (dtb: Uint8Array) => Uint8Array]>([
     ['juno-r2', (dtb) => dtb],
     ['amd-overdrive-rev-b1', (dtb) => withMemory(dtb, OVERDRIVE_RAM)],
-  ])('%s, with a GICv2, passes a function through: DMA, and faults that an MMU-401 reports', ([name, firmware]) => {
-    const { endpoints, failed } = run(name, ['msi'], WIRED, firmware);
-    assert.equal(endpoints.length, 1);
-    assert.deepEqual(failed, []);
-  });
+  ])(
+    '%s, with a GICv2, passes a function through: DMA, INTx, and faults that an MMU-401 reports',
+    ([name, firmware]) => {
+      const { endpoints, failed } = run(name, ['msi'], WIRED, firmware);
+      assert.equal(endpoints.length, 1);
+      assert.deepEqual(failed, []);
+    },
+  );
 
   test('without an SMMU a function can be assigned to nobody', () => {
     const { failed } = run('qemu72-virt-gicv3-its-noiommu-lowmem', ['smmu']);
@@ -74,7 +77,10 @@ describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
 
 const MESSAGES = [{ interrupts: { guest: 'guest1', count: 40, vectors: 4 } }];
 /** What a guest can do with its device where there are no messages. */
-const WIRED = [{ stopped: { guest: 'guest1', operation: 'write', address: { xen: 'page tables', of: 'guest1' } } }];
+const WIRED = [
+  { interrupts: { guest: 'guest1', count: 40, vectors: 1 } },
+  { stopped: { guest: 'guest1', operation: 'write', address: { xen: 'page tables', of: 'guest1' } } },
+];
 
 function run(
   name: string,
