@@ -48,9 +48,9 @@ export class HostBench {
   readonly #kernels = new Map<number, Kernel>();
   #id = 0;
 
-  constructor(seed = 1) {
+  constructor(seed = 1, board = 'examples/boards/qemu-virt.yaml') {
     this.world = new World({ seed, codec: true });
-    this.world.add('hardware', createHardwareCore(readBoard('examples/boards/qemu-virt.yaml'), { idBase: 0 }));
+    this.world.add('hardware', createHardwareCore(readBoard(board), { idBase: 0 }));
     this.world.add('xen', createXenCore({ idBase: 0 }));
     this.#start(0, 0);
     this.world.run(() => this.domain(0)?.vcpus[0] === 'up', 10 * SECOND_NS);
