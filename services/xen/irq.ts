@@ -25,7 +25,7 @@ export interface LineController {
   readonly lines: number;
   /**
    * An SPI comes to CPU 0 with this trigger, still disabled. `take` is called each time it was acknowledged: its priority
-   * is dropped then, and it is active.
+   * is dropped then, and it is active. Throws XenError EBUSY for one that Xen uses.
    */
   routeSpi(intid: number, isEdge: boolean, take: () => void): Op<void>;
   enableSpi(intid: number): Op<void>;
@@ -104,7 +104,7 @@ export class GuestIrqs {
 
   /**
    * route_irq_to_guest. Throws XenError: EINVAL (no SPI of the machine or of the domain, the domain is dying), EBUSY (the
-   * SPI is a domain's already, this one's too), EIO (nothing says what it is).
+   * SPI is Xen's, or a domain's already, this one's too), EIO (nothing says what it is).
    */
   *route(domain: IrqDomain, intid: number): Op<void> {
     const { vgic } = domain;

@@ -117,6 +117,18 @@ describe('garbage', () => {
     assertVictimWell(on);
   });
 
+  test('written to system registers is undefined, or ends nothing', async () => {
+    const random = new Prng(7);
+    const names = ['ICC_EOIR1_EL1', 'ICC_DIR_EL1', 'ICC_SGI1R_EL1', '', 'x'.repeat(1000)];
+    for (let i = 0; i < 200; i++) {
+      const name = names[random.below(names.length)]!;
+      const value = random.chance(0.5) ? random.below(1024) : random.next() * 2 ** 20;
+      const answer = await guests.ask('xen', body('sysregTrapRequest', { vcpu: random.below(300), name, value }));
+      assert.deepEqual(answer, body('sysregTrapReply', { undefined: name !== 'ICC_EOIR1_EL1' }));
+    }
+    assertVictimWell(guests);
+  });
+
   test('on its CPU bus is a fault of its own or refused', () => {
     const read = (ipa: number, sizeBytes: number, kind = 1) => ({ kind, ipa, sizeBytes, data: new Uint8Array(0) });
     const ask = (ops: ReturnType<typeof read>[]) =>

@@ -12,6 +12,7 @@ import { GICV2_COMPATIBLE } from '#shared/arch/gic/v2.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { FdtNode } from '#shared/fdt/node.ts';
 import { physWrite32 } from '../el2.ts';
+import { check } from '../error.ts';
 import type { LineController } from '../irq.ts';
 import type { LpiTarget } from '../vits/commands.ts';
 import { cpusOf, type GicDriver, GicError, type HostGicParts } from './driver.ts';
@@ -80,6 +81,7 @@ export class HostGic implements LineController {
   }
 
   *routeSpi(intid: number, isEdge: boolean, take: () => void): Op<void> {
+    check(!this.#spis.has(intid), 'EBUSY', `INTID ${intid} is used by Xen`);
     yield* this.#setTrigger(intid, isEdge);
     // An edge from before was nobody's.
     yield* this.#o.el2.batch([this.#bitWrite(GICD_ICPENDR, intid)]);

@@ -1,6 +1,7 @@
 /** Lines of the machine as virtual SPIs of guests, on the machine and Xen as they are; the guest is the test. */
 import { assert, describe, test } from 'vitest';
 import { GUEST_GICV3_GICD_BASE, GUEST_RAM0_BASE } from '#shared/abi/arch-arm.ts';
+import { ERRNO } from '#shared/abi/errno.ts';
 import { DMA_PROBE, DMA_PROBE_OP } from '#shared/arch/dma-probe.ts';
 import {
   GICD_CTLR,
@@ -13,6 +14,9 @@ import {
   GICD_ISPENDR,
 } from '#shared/arch/gic/distributor.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
+import { Counts } from '../../../services/xen/counts.ts';
+import type { Domain } from '../../../services/xen/domain/domain.ts';
+import { VGic } from '../../../services/xen/vgic/vgic.ts';
 import { DEVICE, GUEST_SBDF, XenRig } from './passthrough-rig.ts';
 
 /** Pin A of device 2 on the root bus: SPI 5. */
@@ -103,6 +107,37 @@ describe('a level', () => {
     assert.deepEqual(r.takenBy(1), [LINE]);
   });
 });
+
+test('an SPI that Xen uses itself, or that nothing says what it is, is no guest’s', () => {
+  const r = new XenRig();
+  const guest = r.guest(1);
+  // The board's SMMUv3: its event queue is SPI 74, and 75 to 77 are its other interrupts.
+  r.xen.irqs.configure(74 + 32, true);
+  const big = { ...guest, domid: 1, dying: false, vgic: bigVgic(guest) };
+  assert.equal(
+    r.errno(() => r.xen.irqs.route(big, 74 + 32)),
+    ERRNO.EBUSY,
+  );
+  assert.equal(
+    r.errno(() => r.xen.irqs.route(big, 75 + 32)),
+    ERRNO.EIO,
+  );
+  assert.equal(
+    r.errno(() => r.xen.irqs.route(guest, 74 + 32)),
+    ERRNO.EINVAL,
+    'the guest has 32 SPIs',
+  );
+  assert.deepEqual(r.xen.irqs.inspect(), []);
+});
+
+/** One with more SPIs than the rig's guests have. */
+function bigVgic(guest: Domain): VGic {
+  return new VGic(guest, {
+    runtime: { spawn: () => undefined, trace: () => undefined },
+    counts: new Counts(),
+    spis: 96,
+  });
+}
 
 describe('the guest’s distributor', () => {
   test('holds a line that is disabled: it is disabled in the machine too', () => {

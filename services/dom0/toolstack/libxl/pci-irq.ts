@@ -7,6 +7,8 @@
  */
 
 import { PCI_CAP_ID } from '#shared/arch/pci/capability.ts';
+import { PCI } from '#shared/arch/pci/header.ts';
+import { PCI_PIN } from '#shared/arch/pci/intx.ts';
 import type { Op, Undo } from '#shared/core/op.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { failedWith } from '#shared/kernel/hypercalls.ts';
@@ -61,14 +63,15 @@ export function* releaseIntx(ctx: Libxl, guest: Guest, s: Sbdf): Op<void> {
   }
 }
 
-/** That matters to the operator only when the function has no messages either. */
+/** That matters to the operator when the function has a pin or messages, and none of them reaches the guest. */
 function* goWithout(ctx: Libxl, log: Log, guest: Guest, s: Sbdf, why: string): Op<number> {
   const { access, bridges, runtime } = ctx.kernel;
   runtime.trace('libxl.no_intx', { domid: guest.domid, sbdf: formatSbdf(s), why });
   const capable =
     (yield* findCapability(access, s, PCI_CAP_ID.MSIX)) !== 0 ||
     (yield* findCapability(access, s, PCI_CAP_ID.MSI)) !== 0;
-  if (!capable || !hasMessages(bridges, s)) {
+  const wired = (yield* access.read(s, PCI.INTERRUPT_PIN, 1)) !== PCI_PIN.NONE;
+  if ((wired || capable) && !(capable && hasMessages(bridges, s))) {
     log.warning(`Domain ${guest.domid}:PCI device ${looseBdf(s)} has no interrupt: ${why}, and no MSI reaches a guest`);
   }
   return 0;
