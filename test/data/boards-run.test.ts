@@ -115,6 +115,12 @@ function run(
   return { endpoints, failed: result.steps.filter((step) => step.outcome === 'failed') };
 }
 
+/** The function of a device whose pins `interrupt-map` leads on: most maps look at devices alone. */
+function pinnedFunction({ interruptMap }: BoardBridge): number {
+  const [mask, unit] = [interruptMap?.mask[0] ?? 0, interruptMap?.rows[0]?.match[0] ?? 0];
+  return ((mask & unit) >>> 8) & 7;
+}
+
 /** A root port with an endpoint below it; where windows are above 4 GiB only, an endpoint on the root bus. */
 function functionsOf(bridge: BoardBridge): BoardFunction[] {
   const { segment, busRange, driver } = bridge;
@@ -122,12 +128,16 @@ function functionsOf(bridge: BoardBridge): BoardFunction[] {
   const hasLow = bridge.ranges.some((r) => r.space !== 'io' && r.pciBase < 2 ** 32);
   if (!hasLow) return [{ ...ENDPOINT, sbdf: makeSbdf(segment, first, 1, 0) }];
   const slot = driver === 'thunder-pem' ? 0 : 2;
+  const fn = pinnedFunction(bridge);
+  // A device without function 0 is none: then there is a port with nothing below it, and dom0 numbers its bus first.
+  const below = fn === 0 ? first + 1 : first + 2;
   return [
-    { ...ROOT_PORT, sbdf: makeSbdf(segment, first, slot, 0), secondaryBus: first + 1 },
-    { ...ENDPOINT, sbdf: makeSbdf(segment, first + 1, 0, 0) },
+    ...(fn === 0 ? [] : [{ ...ROOT_PORT, sbdf: makeSbdf(segment, first, slot, 0), secondaryBus: first + 1 }]),
+    { ...dumped(0, 2, fn), sbdf: makeSbdf(segment, first, slot, fn), secondaryBus: below },
+    { ...ENDPOINT, sbdf: makeSbdf(segment, below, 0, 0) },
   ];
 }
 
-function dumped(bus: number, slot: number): BoardFunction {
-  return QEMU.functions.find((f) => f.sbdf === makeSbdf(0, bus, slot, 0))!;
+function dumped(bus: number, slot: number, fn = 0): BoardFunction {
+  return QEMU.functions.find((f) => f.sbdf === makeSbdf(0, bus, slot, fn))!;
 }
