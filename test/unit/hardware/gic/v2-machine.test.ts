@@ -2,8 +2,12 @@
 import { assert, describe, test } from 'vitest';
 import { GICD_ISENABLER, GICD_ISPENDR, GICD_ITARGETSR } from '#shared/arch/gic/distributor.ts';
 import { GICC_CTLR, GICC_EOIR, GICC_IAR, GICC_PMR, GICC_RPR } from '#shared/arch/gic/v2.ts';
+import { readBoard } from '#shared/board/board-file.ts';
+import { BoardError } from '#shared/board/parts.ts';
+import { loadBoard } from '../../../../services/hardware/board/load.ts';
 import { CoreRig, le, number, physRead, physWrite, sysregRead } from '../core-rig.ts';
 
+const BOARD = 'examples/boards/virt-gicv2.yaml';
 const GICD = 0x0800_0000;
 const GICC = 0x0801_0000;
 const PPI = 27;
@@ -12,7 +16,7 @@ const FAILED = -14;
 
 /** Both enables; PPI 27 of CPU 2 is enabled, its interface open. */
 function ready(): CoreRig {
-  const r = new CoreRig('examples/boards/virt-gicv2.yaml');
+  const r = new CoreRig(BOARD);
   r.el2(
     physWrite(GICD, le(3)),
     physWrite(GICD + GICD_ISENABLER, le(2 ** PPI), 2),
@@ -58,6 +62,15 @@ describe('an EL2 access to a GICv2', () => {
   test('by system register fails: its CPU interfaces are in memory', () => {
     assert.equal(ready().el2(sysregRead('ICC_IAR1_EL1'))[0]!.error, FAILED);
   });
+});
+
+test('a board file that chooses something of a GICv3 for it is refused', () => {
+  const description = readBoard(BOARD);
+  assert.throws(
+    () => loadBoard({ ...description, choices: { gic: { idBits: 20 } } }),
+    BoardError,
+    'board file chooses gic, which is of a GICv3; /interrupt-controller@8000000 is a GICv2',
+  );
 });
 
 describe('the notice of a pending interrupt', () => {
