@@ -132,11 +132,16 @@ export interface El2Op {
 export interface PhysRead {
   pa: number;
   sizeBytes: number;
+  /** The physical CPU that makes the access: a GICv2 shows each CPU registers of its own. */
+  pcpu: number;
 }
 
 export interface PhysWrite {
   pa: number;
   data: Uint8Array;
+  pcpu: number;
+  /** When set, the data is that of the earlier operation `value_from_op - 1` of this batch, a phys_read. */
+  valueFromOp: number;
 }
 
 /** Fills RAM with a byte (scrubbing). */
@@ -222,7 +227,7 @@ export interface TrapReply {
   data: Uint8Array;
 }
 
-/** The machine to Xen: a physical CPU has an interrupt to take. Sent again until ICC_IAR1_EL1 was read. */
+/** The machine to Xen: a physical CPU has an interrupt to take. Sent again until it asked for one (ICC_IAR1_EL1, GICC_IAR). */
 export interface InterruptPending {
   pcpu: number;
 }
@@ -649,7 +654,7 @@ export const El2Op: MessageFns<El2Op> = {
 };
 
 function createBasePhysRead(): PhysRead {
-  return { pa: 0, sizeBytes: 0 };
+  return { pa: 0, sizeBytes: 0, pcpu: 0 };
 }
 
 export const PhysRead: MessageFns<PhysRead> = {
@@ -659,6 +664,9 @@ export const PhysRead: MessageFns<PhysRead> = {
     }
     if (message.sizeBytes !== 0) {
       writer.uint32(16).uint32(message.sizeBytes);
+    }
+    if (message.pcpu !== 0) {
+      writer.uint32(24).uint32(message.pcpu);
     }
     return writer;
   },
@@ -692,6 +700,14 @@ export const PhysRead: MessageFns<PhysRead> = {
             message.sizeBytes = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.pcpu = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -706,7 +722,7 @@ export const PhysRead: MessageFns<PhysRead> = {
 };
 
 function createBasePhysWrite(): PhysWrite {
-  return { pa: 0, data: new Uint8Array(0) };
+  return { pa: 0, data: new Uint8Array(0), pcpu: 0, valueFromOp: 0 };
 }
 
 export const PhysWrite: MessageFns<PhysWrite> = {
@@ -716,6 +732,12 @@ export const PhysWrite: MessageFns<PhysWrite> = {
     }
     if (message.data.length !== 0) {
       writer.uint32(18).bytes(message.data);
+    }
+    if (message.pcpu !== 0) {
+      writer.uint32(24).uint32(message.pcpu);
+    }
+    if (message.valueFromOp !== 0) {
+      writer.uint32(32).uint32(message.valueFromOp);
     }
     return writer;
   },
@@ -747,6 +769,22 @@ export const PhysWrite: MessageFns<PhysWrite> = {
             }
 
             message.data = reader.bytes();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.pcpu = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.valueFromOp = reader.uint32();
             continue;
           }
         }

@@ -101,9 +101,9 @@ export class DomuService implements Service {
             eventChannels: kernel.events.counts,
             grants: kernel.grants.granted,
             ...(kernel.storeRing === undefined ? {} : { storeRing: kernel.storeRing.inspect() }),
-            lpis: kernel.irqDomain.lpisTaken,
+            lpis: kernel.irqDomain?.lpisTaken ?? 0,
             lines: kernel.lines.inspect(),
-            itsCommands: kernel.its.submitted,
+            itsCommands: kernel.its?.submitted ?? 0,
             freeBytes: kernel.pages.freeBytes,
           }),
     };

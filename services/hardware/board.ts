@@ -8,7 +8,7 @@ import type { BoardChoices } from '#shared/board/choices.ts';
 import type { BoardFunction } from '#shared/board/description.ts';
 import type { BoardBridge, BoardTree } from '#shared/board/parts.ts';
 
-export type { BoardBridge, BoardSmmuV2, BoardSmmuV3 } from '#shared/board/parts.ts';
+export type { BoardBridge, BoardGicV2, BoardGicV3, BoardSmmuV2, BoardSmmuV3 } from '#shared/board/parts.ts';
 export { BoardError } from '#shared/board/parts.ts';
 
 export interface Board extends BoardTree {

@@ -41,7 +41,7 @@ export class HardwareService implements Service {
   /** Throws BoardError. */
   constructor(runtime: Runtime, description: BoardDescription) {
     this.#runtime = runtime;
-    this.#notices = new InterruptNotices(runtime, (pcpu) => this.machine.gic.cpuInterfaces[pcpu]!.hasInterrupt);
+    this.#notices = new InterruptNotices(runtime, (pcpu) => this.machine.gic.hasInterrupt(pcpu));
     const scheduler = {
       get now(): number {
         return runtime.now;
@@ -52,6 +52,7 @@ export class HardwareService implements Service {
     };
     this.machine = new Machine(loadBoard(description), scheduler, {
       interruptPending: (pcpu) => this.#notices.raise(pcpu),
+      interruptAcknowledged: (pcpu) => this.#notices.acknowledged(pcpu),
     });
   }
 
@@ -147,9 +148,7 @@ export class HardwareService implements Service {
     const bytes = answerBytes(ops);
     if (bytes > ANSWER_BYTES_MAX) throw new Refused(`a batch that reads ${bytes} bytes`);
     for (const { op } of ops) count(this.#el2Ops, op?.$case ?? 'none');
-    const results = this.#notices.during(() =>
-      runEl2Batch(this.machine, ops, (pcpu) => this.#notices.acknowledged(pcpu)),
-    );
+    const results = this.#notices.during(() => runEl2Batch(this.machine, ops));
     return body('el2Reply', { results });
   }
 

@@ -18,25 +18,25 @@ export function answerBytes(ops: readonly El2Op[]): number {
   return bytes;
 }
 
-/** Runs a batch; `onIar` is called with the physical CPU whose ICC_IAR1_EL1 was read. */
-export function runEl2Batch(machine: Machine, ops: readonly El2Op[], onIar: (pcpu: number) => void): El2Result[] {
+export function runEl2Batch(machine: Machine, ops: readonly El2Op[]): El2Result[] {
   const results: El2Result[] = [];
-  for (const { op } of ops) results.push(op === undefined ? FAILED : runEl2Op(machine, op, results, onIar));
+  for (const { op } of ops) results.push(op === undefined ? FAILED : runEl2Op(machine, op, results));
   return results;
 }
 
-function runEl2Op(
-  machine: Machine,
-  op: NonNullable<El2Op['op']>,
-  earlier: readonly El2Result[],
-  onIar: (pcpu: number) => void,
-): El2Result {
+function runEl2Op(machine: Machine, op: NonNullable<El2Op['op']>, earlier: readonly El2Result[]): El2Result {
   const { bus } = machine;
   switch (op.$case) {
-    case 'physRead':
-      return physRead(machine, op.value.pa, op.value.sizeBytes);
-    case 'physWrite':
-      return physWrite(machine, op.value.pa, op.value.data);
+    case 'physRead': {
+      const { pa, sizeBytes, pcpu } = op.value;
+      return asCpu(machine, pcpu, () => physRead(machine, pa, sizeBytes));
+    }
+    case 'physWrite': {
+      const { pa, pcpu, valueFromOp } = op.value;
+      const source = sourceOf(earlier, valueFromOp);
+      if (source === 'failed') return FAILED;
+      return asCpu(machine, pcpu, () => physWrite(machine, pa, source?.data ?? op.value.data));
+    }
     case 'physFill': {
       const { pa, sizeBytes, value } = op.value;
       if (!bus.ram.contains(pa, sizeBytes)) return FAILED;
@@ -49,17 +49,15 @@ function runEl2Op(
     }
     case 'sysregRead': {
       const { pcpu, name } = op.value;
-      const value = machine.gic.cpuInterfaces[pcpu]?.read(name);
-      if (value === undefined) return FAILED;
-      if (name === 'ICC_IAR1_EL1') onIar(pcpu);
-      return { ...DONE, value };
+      const value = machine.gicv3?.cpuInterfaces[pcpu]?.read(name);
+      return value === undefined ? FAILED : { ...DONE, value };
     }
     case 'sysregWrite': {
       const { pcpu, name, valueFromOp } = op.value;
-      const source = valueFromOp === 0 ? undefined : earlier[valueFromOp - 1];
-      if (valueFromOp !== 0 && (source === undefined || source.error !== 0)) return FAILED;
+      const source = sourceOf(earlier, valueFromOp);
+      if (source === 'failed') return FAILED;
       const value = source?.value ?? op.value.value;
-      return machine.gic.cpuInterfaces[pcpu]?.write(name, value) === true ? DONE : FAILED;
+      return machine.gicv3?.cpuInterfaces[pcpu]?.write(name, value) === true ? DONE : FAILED;
     }
     case 'portWrite': {
       const p = op.value;
@@ -84,6 +82,24 @@ function runEl2Op(
       return { ...DONE, dtbPa: machine.dtbPa, dtbSizeBytes: machine.board.dtb.length };
     default:
       return op satisfies never;
+  }
+}
+
+/** The result that an operation takes its value from; undefined: it has one of its own. */
+function sourceOf(earlier: readonly El2Result[], valueFromOp: number): El2Result | 'failed' | undefined {
+  if (valueFromOp === 0) return undefined;
+  const source = earlier[valueFromOp - 1];
+  return source === undefined || source.error !== 0 ? 'failed' : source;
+}
+
+/** Runs an access of this physical CPU. */
+function asCpu({ bus, board }: Machine, pcpu: number, access: () => El2Result): El2Result {
+  if (pcpu >= board.cpus) return FAILED;
+  bus.cpu = pcpu;
+  try {
+    return access();
+  } finally {
+    bus.cpu = 0;
   }
 }
 

@@ -6,7 +6,7 @@ const NOTICE_REPEAT_NS = 20e6;
 
 /**
  * The notices to EL2: one when a CPU interface has an interrupt to take, and one more every 20 ms while it still has
- * and ICC_IAR1_EL1 was not read. What is raised inside one call is looked at when the call is over, so a batch that
+ * and did not ask for one (ICC_IAR1_EL1, GICC_IAR). What is raised inside one call is looked at when the call is over, so a batch that
  * takes all that it finds is not told of what it has already taken.
  */
 export class InterruptNotices {
@@ -28,7 +28,7 @@ export class InterruptNotices {
     if (this.#depth === 0) this.#flush();
   }
 
-  /** ICC_IAR1_EL1 was read; what is pending then is told anew. */
+  /** The CPU asked for an interrupt; what is pending then is told anew. */
   acknowledged(pcpu: number): void {
     this.#told.get(pcpu)?.();
     this.#told.delete(pcpu);

@@ -11,13 +11,22 @@ import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { ITS_SIZE_BYTES } from '#shared/arch/gic/its.ts';
 import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
 import { assert } from '#shared/core/assert.ts';
-import { type Board, BoardError, type BoardSmmuV2, type BoardSmmuV3 } from './board.ts';
+import {
+  type Board,
+  BoardError,
+  type BoardGicV2,
+  type BoardGicV3,
+  type BoardSmmuV2,
+  type BoardSmmuV3,
+} from './board.ts';
 import { Bus } from './bus/bus.ts';
 import { Ram } from './bus/ram.ts';
 import type { Scheduler } from './bus/transaction.ts';
 import { DmaRouter } from './dma-router.ts';
+import { type CpuHooks, type InterruptController, pulseSpi } from './gic/controller.ts';
 import { Gic } from './gic/gic.ts';
 import { Its } from './gic/its/its.ts';
+import { Gicv2 } from './gic/v2/gicv2.ts';
 import { CpuPort, type Stage2Registers } from './mmu/cpu-port.ts';
 import { Stage2Walker } from './mmu/stage2.ts';
 import { Tlb } from './mmu/tlb.ts';
@@ -33,6 +42,8 @@ import { type Saved, SavedStateError } from './state/saved.ts';
 export interface MachineHooks {
   /** The CPU interface of a physical CPU has an interrupt to take. May come again while it still has. */
   interruptPending(pcpu: number): void;
+  /** A physical CPU has asked its CPU interface for an interrupt. */
+  interruptAcknowledged?(pcpu: number): void;
 }
 
 interface SavedMachine {
@@ -52,7 +63,9 @@ export class Machine implements Saved {
   readonly board: Board;
   readonly bus: Bus;
   readonly tlb = new Tlb();
-  readonly gic: Gic;
+  readonly gic: InterruptController;
+  /** The same, on a board with a GICv3: what has LPIs, and CPU interfaces that are system registers. */
+  readonly gicv3: Gic | undefined;
   readonly its: readonly Its[];
   readonly smmus: readonly Smmu[];
   readonly fabric: PcieFabric;
@@ -70,13 +83,9 @@ export class Machine implements Saved {
     const ram = new Ram(board.memory);
     this.bus = new Bus(ram);
     this.#walker = new Stage2Walker(ram);
-    this.gic = this.#buildGic(ram, hooks);
-    const itsChoices = { deviceIdBits: deviceIdBitsOf(board), ...board.choices.its };
-    this.its = board.gic.its.map((node) => {
-      const its = new Its(nameOf('its', node), node.phandle, ram, this.gic, itsChoices);
-      this.bus.map(node.registers.pa, ITS_SIZE_BYTES, its);
-      return its;
-    });
+    this.gicv3 = board.gic.version === 3 ? this.#buildGicv3(board.gic, ram, hooks) : undefined;
+    this.gic = this.gicv3 ?? this.#buildGicv2(board.gic as BoardGicV2, hooks);
+    this.its = this.#buildItses(ram);
     this.smmus = this.#buildSmmus();
     this.fabric = new PcieFabric(
       board,
@@ -119,9 +128,8 @@ export class Machine implements Saved {
     this.#loadFirmware();
   }
 
-  #buildGic(ram: Ram, hooks: MachineHooks): Gic {
+  #buildGicv3(node: BoardGicV3, ram: Ram, hooks: MachineHooks): Gic {
     const { board } = this;
-    const node = board.gic;
     const strideBytes = node.redistributorStride ?? GICR_SIZE_BYTES;
     const regionCapacities = node.redistributors.map((region) => Math.floor(region.sizeBytes / strideBytes));
     const room = regionCapacities.reduce((a, b) => a + b, 0);
@@ -133,13 +141,37 @@ export class Machine implements Saved {
       regionPas: node.redistributors.map((region) => region.pa),
       strideBytes,
       choices: board.choices.gic,
-      signal: (pcpu) => hooks.interruptPending(pcpu),
+      hooks: cpuHooks(hooks),
     });
     this.bus.map(node.distributor.pa, node.distributor.sizeBytes, gic.distributor);
     node.redistributors.forEach((region, i) => {
       this.bus.map(region.pa, region.sizeBytes, gic.regions[i]!);
     });
     return gic;
+  }
+
+  #buildGicv2(node: BoardGicV2, hooks: MachineHooks): Gicv2 {
+    const { distributor, cpuInterface } = node;
+    const gic = new Gicv2({
+      cpus: this.board.cpus,
+      frameBytes: cpuInterface.sizeBytes,
+      accessing: () => this.bus.cpu,
+      hooks: cpuHooks(hooks),
+    });
+    this.bus.map(distributor.pa, distributor.sizeBytes, gic.distributor);
+    this.bus.map(cpuInterface.pa, cpuInterface.sizeBytes, gic.frame);
+    return gic;
+  }
+
+  #buildItses(ram: Ram): Its[] {
+    const { board, gicv3 } = this;
+    if (gicv3 === undefined) return [];
+    const choices = { deviceIdBits: deviceIdBitsOf(board), ...board.choices.its };
+    return board.gic.its.map((node) => {
+      const its = new Its(nameOf('its', node), node.phandle, ram, gicv3, choices);
+      this.bus.map(node.registers.pa, ITS_SIZE_BYTES, its);
+      return its;
+    });
   }
 
   #buildSmmus(): Smmu[] {
@@ -158,7 +190,7 @@ export class Machine implements Saved {
       bus: this.bus,
       irq: (interrupt) => {
         const spi = spis[interrupt];
-        if (spi !== undefined) this.gic.pulseSpi(SPI_FIRST + spi);
+        if (spi !== undefined) pulseSpi(this.gic, SPI_FIRST + spi);
       },
     });
   }
@@ -266,6 +298,13 @@ export function restoreMachine(board: Board, bytes: Uint8Array, scheduler: Sched
   const machine = new Machine(board, continued, hooks);
   machine.load(state);
   return machine;
+}
+
+function cpuHooks(hooks: MachineHooks): CpuHooks {
+  return {
+    signal: (pcpu) => hooks.interruptPending(pcpu),
+    acknowledged: (pcpu) => hooks.interruptAcknowledged?.(pcpu),
+  };
 }
 
 /** Bits of the largest DeviceID that an msi-map gives; 16 at least. */

@@ -78,6 +78,7 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
     ...drivers,
     domains,
     stage2: stage2For(host),
+    gicVersion: gic.version,
     releaseIrqs: (domain) => irqs.releaseAll(domain),
     *releaseDevices(domain) {
       if (pciDevices !== undefined) yield* pciDevices.releaseAll(domain);

@@ -14,16 +14,22 @@ export class El2Fault extends Error {
   override name = 'El2Fault';
 }
 
-export function physRead(pa: number, sizeBytes: number): El2Op {
-  return { op: { $case: 'physRead', value: { pa, sizeBytes } } };
+/** `pcpu`: the physical CPU that makes the access; it matters where each CPU has registers of its own. */
+export function physRead(pa: number, sizeBytes: number, pcpu = 0): El2Op {
+  return { op: { $case: 'physRead', value: { pa, sizeBytes, pcpu } } };
 }
 
-export function physWrite(pa: number, data: Uint8Array): El2Op {
-  return { op: { $case: 'physWrite', value: { pa, data } } };
+export function physWrite(pa: number, data: Uint8Array, pcpu = 0): El2Op {
+  return { op: { $case: 'physWrite', value: { pa, data, pcpu, valueFromOp: 0 } } };
 }
 
-export function physWrite32(pa: number, value: number): El2Op {
-  return physWrite(pa, bytes32(value));
+export function physWrite32(pa: number, value: number, pcpu = 0): El2Op {
+  return physWrite(pa, bytes32(value), pcpu);
+}
+
+/** What the physRead at index `op` of the batch brought is written. */
+export function physWriteFrom(pa: number, op: number, pcpu = 0): El2Op {
+  return { op: { $case: 'physWrite', value: { pa, data: new Uint8Array(0), pcpu, valueFromOp: op + 1 } } };
 }
 
 export function physWrite64(pa: number, lo: number, hi: number): El2Op {

@@ -2,6 +2,10 @@
  * The guest's physical address map (xen/include/public/arch-arm.h), with two additions of ours: the virtual ITS and
  * the names of the two windows for BARs (T21), which are the vPCI windows of current Xen.
  */
+export const GUEST_GICV2_GICD_BASE = 0x0300_1000;
+export const GUEST_GICV2_GICD_SIZE = 0x0000_1000;
+export const GUEST_GICV2_GICC_BASE = 0x0300_2000;
+export const GUEST_GICV2_GICC_SIZE = 0x0000_2000;
 export const GUEST_GICV3_GICD_BASE = 0x0300_1000;
 export const GUEST_GICV3_GICD_SIZE = 0x0001_0000;
 export const GUEST_GICV3_GICR0_BASE = 0x0302_0000;

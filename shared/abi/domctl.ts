@@ -46,6 +46,9 @@ export const xen_domctl_createdomain = struct({
   clock_frequency: u32,
 });
 export const XEN_DOMCTL_CDF = { hvm: 1 << 0, hap: 1 << 1, xs_domain: 1 << 4, iommu: 1 << 5 } as const;
+/** gic_version: the machine's, or a version of its own. Xen answers with the one that the domain has. */
+export const XEN_DOMCTL_CONFIG_GIC_NATIVE = 0;
+export const XEN_DOMCTL_CONFIG_GIC_V2 = 1;
 export const XEN_DOMCTL_CONFIG_GIC_V3 = 2;
 
 export const xen_domctl_getdomaininfo = struct({

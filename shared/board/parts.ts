@@ -1,7 +1,4 @@
-/**
- * The parts list of a machine as its device tree gives it (`readBoardTree`, tree/read.ts): numbers and names only.
- * Not modelled: GICv2. A board with one is refused.
- */
+/** The parts list of a machine as its device tree gives it (`readBoardTree`, tree/read.ts): numbers and names only. */
 import type { FdtNode } from '../fdt/node.ts';
 import type { InterruptMap, PciRange, RidMap } from '../fdt/pci-bindings.ts';
 import type { PciHostDriver } from '../fdt/pci-host.ts';
@@ -24,16 +21,37 @@ export interface BoardIts {
   readonly numaNode: number | undefined;
 }
 
-export interface BoardGic {
-  readonly version: 3;
+interface BoardAnyGic {
   readonly path: string;
   readonly phandle: number;
   readonly distributor: BoardRegion;
+}
+
+/** It takes wired interrupts only. */
+export interface BoardGicV2 extends BoardAnyGic {
+  readonly version: 2;
+  /** Where each CPU finds its CPU interface. */
+  readonly cpuInterface: BoardRegion;
+  /** `arm,gic-v2m-frame` children: each would make SPIs of messages. They are not modelled. */
+  readonly v2mFrames: readonly { readonly path: string; readonly registers: BoardRegion }[];
+  readonly its: readonly [];
+}
+
+export interface BoardGicV3 extends BoardAnyGic {
+  readonly version: 3;
   readonly redistributors: readonly BoardRegion[];
   /** `redistributor-stride` when the tree gives one; else frames follow one another. */
   readonly redistributorStride: number | undefined;
   /** None on a board that may be without MSI. */
   readonly its: readonly BoardIts[];
+}
+
+export type BoardGic = BoardGicV2 | BoardGicV3;
+
+/** For who can do with nothing else. Throws BoardError. */
+export function requireGicv3(gic: BoardGic): BoardGicV3 {
+  if (gic.version === 3) return gic;
+  throw new BoardError(`${gic.path} is a GICv${gic.version}, and a GICv3 is needed here`);
 }
 
 interface BoardAnySmmu {

@@ -2,7 +2,6 @@
  * What a PCI host bridge node says: windows, buses, and how requester ids and pins reach SMMU, ITS and GIC
  * (IEEE 1275 PCI binding; Linux bindings pci-iommu.txt, pci-msi.txt; Devicetree Specification, "interrupt-map").
  */
-import { deviceOf } from '../ids/sbdf.ts';
 import { FdtError, type FdtNode } from './node.ts';
 
 export type PciSpace = 'config' | 'io' | 'mem32' | 'mem64';
@@ -161,8 +160,7 @@ export function lookupInterrupt(
 
 /** Where pin `pin` of the device at `devfn` on the root bus goes: an SPI of a GIC, or -1 when nowhere known. */
 export function lookupSpi(map: InterruptMap | undefined, devfn: number, pin: number): number {
-  // The map counts devices: the function number is outside its mask.
-  const found = map === undefined ? undefined : lookupInterrupt(map, deviceOf(devfn) << 3, pin);
+  const found = map === undefined ? undefined : lookupInterrupt(map, devfn, pin);
   return spiOfSpecifier(found?.specifier)?.spi ?? -1;
 }
 

@@ -70,6 +70,7 @@ export class HypercallFailed extends Error {
 }
 
 export type CreateDomain = Parameters<typeof xen_domctl_createdomain.encode>[0];
+type DomainSettings = ReturnType<typeof xen_domctl_createdomain.decode>;
 export type DomainInfo = ReturnType<typeof xen_domctl_getdomaininfo.decode>;
 
 export class Hypercalls {
@@ -103,9 +104,10 @@ export class Hypercalls {
 
   // Domains (xen/include/public/domctl.h)
 
-  /** Creates a domain with a domid that Xen chooses, and gives it. */
-  *createdomain(config: CreateDomain): Op<number> {
-    return (yield* this.#domctl('createdomain', 0, xen_domctl_createdomain, config)).domid;
+  /** Creates a domain with a domid that Xen chooses, and gives it with the configuration as Xen has filled it in. */
+  *createdomain(config: CreateDomain): Op<{ readonly domid: number; readonly config: DomainSettings }> {
+    const { domid, arg } = yield* this.#domctl('createdomain', 0, xen_domctl_createdomain, config);
+    return { domid, config: xen_domctl_createdomain.decode(arg, XEN_DOMCTL_UNION_OFFSET) };
   }
 
   *destroydomain(domid: number): Op<void> {

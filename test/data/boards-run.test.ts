@@ -13,7 +13,7 @@ import { formatSbdf, sbdf as makeSbdf } from '#shared/ids/sbdf.ts';
 import type { StepOutcome } from '#tools/scenario/runner.ts';
 import { scenarioSchema } from '#tools/scenario/schema.ts';
 import { playSimulated } from '#tools/sim/play.ts';
-import { sharedData } from '../support/data.ts';
+import { OVERDRIVE_RAM, sharedData, withMemory } from '../support/data.ts';
 
 const data = sharedData();
 const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
@@ -43,6 +43,18 @@ describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
     assert.deepEqual(failed, []);
   });
 
+  test.for<[string, (dtb: Uint8Array) => Uint8Array]>([
+    ['juno-r2', (dtb) => dtb],
+    ['amd-overdrive-rev-b1', (dtb) => withMemory(dtb, OVERDRIVE_RAM)],
+  ])(
+    '%s, with a GICv2, passes a function through: DMA, INTx, and faults that an MMU-401 reports',
+    ([name, firmware]) => {
+      const { endpoints, failed } = run(name, ['msi'], WIRED, firmware);
+      assert.equal(endpoints.length, 1);
+      assert.deepEqual(failed, []);
+    },
+  );
+
   test('without an SMMU a function can be assigned to nobody', () => {
     const { failed } = run('qemu72-virt-gicv3-its-noiommu-lowmem', ['smmu']);
     assert.equal(failed.length, 1);
@@ -63,8 +75,20 @@ describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
   });
 });
 
-function run(name: string, without: readonly BoardLack[]): Run {
-  const dtb = new Uint8Array(readFileSync(join(data!, 'dtb', `${name}.dtb`)));
+const MESSAGES = [{ interrupts: { guest: 'guest1', count: 40, vectors: 4 } }];
+/** What a guest can do with its device where there are no messages. */
+const WIRED = [
+  { interrupts: { guest: 'guest1', count: 40, vectors: 1 } },
+  { stopped: { guest: 'guest1', operation: 'write', address: { xen: 'page tables', of: 'guest1' } } },
+];
+
+function run(
+  name: string,
+  without: readonly BoardLack[],
+  checks: readonly unknown[] = MESSAGES,
+  firmware: (dtb: Uint8Array) => Uint8Array = (dtb) => dtb,
+): Run {
+  const dtb = firmware(new Uint8Array(readFileSync(join(data!, 'dtb', `${name}.dtb`))));
   const functions = readBoardTree({ dtb, without }).bridges.flatMap(functionsOf);
   const endpoints = functions.filter((f) => f.model === 'dma-probe').map((f) => formatSbdf(f.sbdf));
   const scenario = scenarioSchema.parse({
@@ -77,7 +101,7 @@ function run(name: string, without: readonly BoardLack[]): Run {
       { xl: 'create guest1' },
       { xl: `pci-attach guest1 ${bdf}` },
       { dmaCheck: { guest: 'guest1', bytes: 65536 } },
-      { interrupts: { guest: 'guest1', count: 40, vectors: 4 } },
+      ...checks,
       { xl: 'destroy guest1' },
       { restored: 'before' },
     ]),
@@ -91,6 +115,12 @@ function run(name: string, without: readonly BoardLack[]): Run {
   return { endpoints, failed: result.steps.filter((step) => step.outcome === 'failed') };
 }
 
+/** The function of a device whose pins `interrupt-map` leads on: most maps look at devices alone. */
+function pinnedFunction({ interruptMap }: BoardBridge): number {
+  const [mask, unit] = [interruptMap?.mask[0] ?? 0, interruptMap?.rows[0]?.match[0] ?? 0];
+  return ((mask & unit) >>> 8) & 7;
+}
+
 /** A root port with an endpoint below it; where windows are above 4 GiB only, an endpoint on the root bus. */
 function functionsOf(bridge: BoardBridge): BoardFunction[] {
   const { segment, busRange, driver } = bridge;
@@ -98,12 +128,16 @@ function functionsOf(bridge: BoardBridge): BoardFunction[] {
   const hasLow = bridge.ranges.some((r) => r.space !== 'io' && r.pciBase < 2 ** 32);
   if (!hasLow) return [{ ...ENDPOINT, sbdf: makeSbdf(segment, first, 1, 0) }];
   const slot = driver === 'thunder-pem' ? 0 : 2;
+  const fn = pinnedFunction(bridge);
+  // A device without function 0 is none: then there is a port with nothing below it, and dom0 numbers its bus first.
+  const below = fn === 0 ? first + 1 : first + 2;
   return [
-    { ...ROOT_PORT, sbdf: makeSbdf(segment, first, slot, 0), secondaryBus: first + 1 },
-    { ...ENDPOINT, sbdf: makeSbdf(segment, first + 1, 0, 0) },
+    ...(fn === 0 ? [] : [{ ...ROOT_PORT, sbdf: makeSbdf(segment, first, slot, 0), secondaryBus: first + 1 }]),
+    { ...dumped(0, 2, fn), sbdf: makeSbdf(segment, first, slot, fn), secondaryBus: below },
+    { ...ENDPOINT, sbdf: makeSbdf(segment, below, 0, 0) },
   ];
 }
 
-function dumped(bus: number, slot: number): BoardFunction {
-  return QEMU.functions.find((f) => f.sbdf === makeSbdf(0, bus, slot, 0))!;
+function dumped(bus: number, slot: number, fn = 0): BoardFunction {
+  return QEMU.functions.find((f) => f.sbdf === makeSbdf(0, bus, slot, fn))!;
 }

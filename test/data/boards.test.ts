@@ -12,7 +12,7 @@ import { enumerate } from '../../services/dom0/kernel/enumerate.ts';
 import type { Board } from '../../services/hardware/board.ts';
 import { Machine } from '../../services/hardware/machine.ts';
 import { accessThrough, hostOf } from '../support/bridge-access.ts';
-import { sharedData } from '../support/data.ts';
+import { OVERDRIVE_RAM, sharedData, withMemory } from '../support/data.ts';
 import { boardOfDump, type LeftOut, unseen } from '../support/dump-board.ts';
 
 const data = sharedData();
@@ -26,10 +26,10 @@ const FUNCTIONS = 425;
 /** The others: domains above ffff, dumps of all ones, and functions without a function 0. */
 const ENUMERATED = 419;
 
-/** A board that needs it may lack an SMMU; none of these lacks an ITS and nothing else. */
-const ALLOWED: readonly (readonly BoardLack[])[] = [[], ['smmu']];
+/** A board that needs it may lack an SMMU, or messages. */
+const ALLOWED: readonly (readonly BoardLack[])[] = [[], ['smmu'], ['msi']];
 
-/** Trees that are taken: RAM banks, CPUs, ITSs, SMMUs by kind, bridges by driver; all others are refused with a line. */
+/** Trees that are taken: GIC, RAM banks, CPUs, ITSs, SMMUs by kind, bridges by driver; all others are refused with a line. */
 const TAKEN: Readonly<Record<string, string>> = {
   'cn8030-gw6404-iommu-map': '1 RAM, 4 CPUs, 1 ITS, SMMU v2, ecam 3x thunder-pem',
   'cn8030-gw6404-mmu-masters': '1 RAM, 4 CPUs, 1 ITS, SMMU v2, ecam 3x thunder-pem',
@@ -38,26 +38,37 @@ const TAKEN: Readonly<Record<string, string>> = {
   'qemu72-virt-el2-numa2-smmuv3': '2 RAM, 4 CPUs, 1 ITS, SMMU v3, ecam',
   'qemu72-virt-gicv3-its-noiommu-lowmem': '1 RAM, 1 CPUs, 1 ITS, no SMMU, ecam',
   'qemu72-virt-gicv3-its-smmuv3': '1 RAM, 2 CPUs, 1 ITS, SMMU v3, ecam',
+  'juno-r2': 'GICv2 with 4 v2m frames, 2 RAM, 6 CPUs, 0 ITS, SMMU 6x v2, ecam',
   'thunder2-99xx-mainline': '2 RAM, 4 CPUs, 1 ITS, no SMMU, ecam',
   'thunderx-88xx-firmware2015-assembled': '2 RAM, 48 CPUs, 2 ITS, SMMU 2x v2, 2x thunder-ecam',
   'thunderx-88xx-firmware2015-pem-assembled': '2 RAM, 48 CPUs, 2 ITS, SMMU 2x v2, 2x thunder-ecam thunder-pem',
 };
 
+/** Trees with a GICv2: what beside it would make SPIs of messages. */
+const GICV2: Readonly<Record<string, string>> = {
+  'amd-overdrive-rev-b1': 'its v2m frame makes SPIs of messages',
+  'apm-merlin-shadowcat': 'its 16 v2m frames make SPIs of messages',
+  'apm-mustang': 'nothing beside it translates messages',
+  'armada-8040-mcbin': 'its 4 v2m frames make SPIs of messages',
+  'cn9132-db': 'its 4 v2m frames make SPIs of messages',
+  juno: 'its 4 v2m frames make SPIs of messages',
+  'juno-r2': 'its 4 v2m frames make SPIs of messages',
+};
+
 /** Why the others are not: what their line says. */
 const REFUSED: Readonly<Record<string, string>> = {
-  'amd-overdrive-rev-b1': 'is a GICv2 with 1 v2m frame',
-  'apm-merlin-shadowcat': 'is a GICv2 with 16 v2m frames',
-  'apm-mustang': 'is a GICv2, and MSI needs GICv3 with an ITS',
-  'armada-8040-mcbin': 'is a GICv2 with 4 v2m frames',
-  'cn9132-db': 'is a GICv2 with 4 v2m frames',
+  'amd-overdrive-rev-b1': 'the device tree has no memory node; firmware adds it',
+  'apm-merlin-shadowcat': 'are disabled; firmware enables what is there',
+  'apm-mustang': 'configuration space shows one function at a time',
+  'armada-8040-mcbin': 'configuration space is behind a DesignWare translation window',
+  'cn9132-db': 'configuration space is behind a DesignWare translation window',
   'fsl-ls1088a-rdb': 'are disabled; firmware enables what is there',
   'fsl-ls2080a-rdb': 'are disabled; firmware enables what is there',
   'fsl-lx2160a-rdb': 'are disabled; firmware enables what is there',
   'hip05-d02': 'no node has device_type pci',
   'hip06-d03': 'is disabled; firmware enables what is there',
   'hip07-d05': 'the root port is configured through registers of its own',
-  juno: 'is a GICv2 with 4 v2m frames',
-  'juno-r2': 'is a GICv2 with 4 v2m frames',
+  juno: 'is disabled; firmware enables what is there',
   'k3-j721e-common-proc-board': 'has no register block of 0x20000 bytes for control and translation frame',
   'rk3399-rockpro64': 'configuration space is reached through registers of the controller',
   'thunder-88xx-mainline': 'no node has device_type pci',
@@ -88,6 +99,19 @@ describe.skipIf(skipped)(`device trees of real boards${because}`, () => {
     }
     console.log(`${table.join('\n')}\n${names.length} device trees: ${taken} taken, ${names.length - taken} refused`);
     assert.equal(names.length, DTBS);
+  });
+
+  test.for(Object.entries(GICV2))('%s has a GICv2, and is refused for messages before all else', ([name, why]) => {
+    assert.throws(() => treeOf(name), BoardError, `is a GICv2, ${why}`);
+    assert.throws(() => treeOf(name), BoardError, '("without: [msi]" in the board file allows it: INTx only)');
+  });
+
+  test('an AMD Overdrive is taken when memory is there, as its firmware adds it', () => {
+    const dtb = new Uint8Array(readFileSync(join(data!, 'dtb', 'amd-overdrive-rev-b1.dtb')));
+    const board = readBoardTree({ dtb: withMemory(dtb, OVERDRIVE_RAM), without: ['msi'] });
+    assert.equal(countsOf(board), 'GICv2 with 1 v2m frames, 1 RAM, 8 CPUs, 0 ITS, SMMU 5x v2, ecam');
+    // Its MMU-401 has 0x10000 StreamIDs in the map, from a bridge of 256 buses.
+    assert.deepInclude(board.bridges[0]!.iommuMap.rows[0], { ridBase: 0, outBase: 0, length: 0x1_0000 });
   });
 
   test('a ThunderX lists its bridges in mmu-masters: the StreamID is the requester id', () => {
@@ -188,7 +212,12 @@ function treeOf(name: string, without: readonly BoardLack[] = []): BoardTree {
 
 function countsOf(b: BoardTree): string {
   const smmus = b.smmus.length === 0 ? 'no SMMU' : `SMMU ${tally(b.smmus.map((s) => s.kind))}`;
-  return `${b.memory.length} RAM, ${b.cpus} CPUs, ${b.itses.length} ITS, ${smmus}, ${tally(b.bridges.map((x) => x.driver))}`;
+  return `${gicOf(b)}${b.memory.length} RAM, ${b.cpus} CPUs, ${b.itses.length} ITS, ${smmus}, ${tally(b.bridges.map((x) => x.driver))}`;
+}
+
+/** What stands before the rest where it is no GICv3. */
+function gicOf({ gic }: BoardTree): string {
+  return gic.version === 3 ? '' : `GICv2 with ${gic.v2mFrames.length} v2m frames, `;
 }
 
 /** "2x a b": how often each occurs. */

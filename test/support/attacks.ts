@@ -212,7 +212,7 @@ export function forbiddenMessages(f: Battlefield): readonly { what: string; to: 
     maxEventChannels: 0,
     maxGrantFrames: 0,
   };
-  const read = { op: { $case: 'physRead' as const, value: { pa: 0x4000_0000, sizeBytes: 64 } } };
+  const read = { op: { $case: 'physRead' as const, value: { pa: 0x4000_0000, sizeBytes: 64, pcpu: 0 } } };
   return [
     { what: 'reads physical memory', to: 'hardware', message: body('el2Request', { ops: [read] }) },
     { what: 'asks the machine what is in it', to: 'hardware', message: body('inspectRequest', { path: '' }) },

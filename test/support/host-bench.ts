@@ -48,9 +48,9 @@ export class HostBench {
   readonly #kernels = new Map<number, Kernel>();
   #id = 0;
 
-  constructor(seed = 1) {
+  constructor(seed = 1, board = 'examples/boards/qemu-virt.yaml') {
     this.world = new World({ seed, codec: true });
-    this.world.add('hardware', createHardwareCore(readBoard('examples/boards/qemu-virt.yaml'), { idBase: 0 }));
+    this.world.add('hardware', createHardwareCore(readBoard(board), { idBase: 0 }));
     this.world.add('xen', createXenCore({ idBase: 0 }));
     this.#start(0, 0);
     this.world.run(() => this.domain(0)?.vcpus[0] === 'up', 10 * SECOND_NS);
@@ -97,7 +97,7 @@ export class HostBench {
   guest(options: { readonly memoryMib?: number; readonly maxEventPorts?: number } = {}): number {
     const mib = options.memoryMib ?? 4;
     const domid = this.run(0, function* ({ hypercalls }) {
-      const created = yield* hypercalls.createdomain({
+      const { domid: created } = yield* hypercalls.createdomain({
         flags: XEN_DOMCTL_CDF.hvm | XEN_DOMCTL_CDF.hap | XEN_DOMCTL_CDF.iommu,
         max_vcpus: 1,
         max_evtchn_port: options.maxEventPorts ?? 0,

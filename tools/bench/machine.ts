@@ -189,7 +189,7 @@ function interruptController(ram: Ram, bus: Bus): { gic: Gic; its: Its } {
     affinities: Array.from({ length: CPUS }, (_, i) => i),
     regionCapacities: [CPUS],
     regionPas: [GICR_PA],
-    signal: () => {},
+    hooks: { signal: () => {} },
   });
   const its = new Its('its', ITS_PHANDLE, ram, gic);
   bus.map(GICD_PA, 0x1_0000, gic.distributor);

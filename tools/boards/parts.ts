@@ -1,5 +1,5 @@
 /**
- * Nodes that every board of ours has: root, CPUs, GICv3 with ITSs, PCI host bridges (Devicetree Specification; Linux
+ * Nodes that every board of ours has: root, CPUs, GICv3 with ITSs or GICv2, PCI host bridges (Devicetree Specification; Linux
  * bindings arm,gic-v3, host-generic-pci). Phandles are given out in order, so that a tree comes out alike each time.
  */
 import { cellsOf, FdtNode } from '#shared/fdt/node.ts';
@@ -44,26 +44,30 @@ export function rootNode(model: string, compatible: string, gic: number): FdtNod
   return root;
 }
 
+function setNuma(node: FdtNode, numa: number | undefined): void {
+  if (numa !== undefined) node.setCells('numa-node-id', numa);
+}
+
 /** CPUs by MPIDR affinity, each with the NUMA node it belongs to. */
-export function addCpus(root: FdtNode, compatible: string, cpus: readonly { mpidr: number; numa: number }[]): void {
+export function addCpus(root: FdtNode, compatible: string, cpus: readonly { mpidr: number; numa?: number }[]): void {
   const parent = root.addChild('cpus').setCells('#address-cells', 2).setCells('#size-cells', 0);
   for (const { mpidr, numa } of cpus) {
-    parent
+    const cpu = parent
       .addChild(`cpu@${mpidr.toString(16)}`)
       .setStrings('device_type', 'cpu')
       .setStrings('compatible', compatible)
       .setU64('reg', mpidr)
-      .setStrings('enable-method', 'psci')
-      .setCells('numa-node-id', numa);
+      .setStrings('enable-method', 'psci');
+    setNuma(cpu, numa);
   }
 }
 
-export function addMemory(root: FdtNode, bank: Region, numa: number): void {
-  root
+export function addMemory(root: FdtNode, bank: Region, numa?: number): void {
+  const memory = root
     .addChild(`memory@${bank.address.toString(16)}`)
     .setStrings('device_type', 'memory')
-    .setReg(bank)
-    .setCells('numa-node-id', numa);
+    .setReg(bank);
+  setNuma(memory, numa);
 }
 
 /** GICD, then one region of redistributors for each node. */
@@ -78,6 +82,21 @@ export function addGic(root: FdtNode, phandle: number, gicd: Region, gicr: reado
     .setFlag('ranges')
     .setCells('#redistributor-regions', gicr.length)
     .setReg(gicd, ...gicr)
+    .setCells('interrupts', PPI, 9, LEVEL_HIGH)
+    .setCells('phandle', phandle);
+}
+
+/** GICD, GICC, GICH and GICV of a GICv2. */
+export function addGicV2(root: FdtNode, phandle: number, regions: readonly [Region, Region, Region, Region]): FdtNode {
+  return root
+    .addChild(`interrupt-controller@${regions[0].address.toString(16)}`)
+    .setStrings('compatible', 'arm,gic-400', 'arm,cortex-a15-gic')
+    .setFlag('interrupt-controller')
+    .setCells('#interrupt-cells', 3)
+    .setCells('#address-cells', 2)
+    .setCells('#size-cells', 2)
+    .setFlag('ranges')
+    .setReg(...regions)
     .setCells('interrupts', PPI, 9, LEVEL_HIGH)
     .setCells('phandle', phandle);
 }
@@ -110,10 +129,10 @@ export interface PciHost {
   readonly registers: readonly Region[];
   readonly segment: number;
   readonly buses: readonly [number, number];
-  readonly numa: number;
+  readonly numa?: number;
   readonly windows: readonly PciWindow[];
   readonly iommuMap: readonly MapRow[];
-  readonly msiMap: readonly MapRow[];
+  readonly msiMap?: readonly MapRow[];
   /** SPI of pin A; B, C and D follow. */
   readonly intx?: { readonly gic: number; readonly firstSpi: number };
 }
@@ -127,8 +146,9 @@ export function addPciHost(root: FdtNode, host: PciHost): void {
     .setCells('#size-cells', 2)
     .setReg(...host.registers)
     .setCells('linux,pci-domain', host.segment)
-    .setCells('bus-range', ...host.buses)
-    .setCells('numa-node-id', host.numa)
+    .setCells('bus-range', ...host.buses);
+  setNuma(node, host.numa);
+  node
     .setFlag('dma-coherent')
     .setCells(
       'ranges',
@@ -139,8 +159,8 @@ export function addPciHost(root: FdtNode, host: PciHost): void {
         ...cellsOf(w.sizeBytes, 2),
       ]),
     )
-    .setCells('iommu-map', ...host.iommuMap.flat())
-    .setCells('msi-map', ...host.msiMap.flat());
+    .setCells('iommu-map', ...host.iommuMap.flat());
+  if (host.msiMap !== undefined) node.setCells('msi-map', ...host.msiMap.flat());
   const { intx } = host;
   if (intx === undefined) return;
   node

@@ -43,6 +43,12 @@ export const SUITES: readonly PeerSuite[] = [
       },
       { cases: 'ipi', asks: 'SGIs to oneself, to a list, to all others: once each, with no one else' },
       { cases: 'active', asks: 'GICD_ISACTIVER and ICACTIVER of an SGI or PPI' },
+      { cases: 'gicv2-ipi', asks: 'the same of a GICv2, where the one that takes an SGI sees who sent it' },
+      { cases: 'gicv2-active', asks: 'the active state of a GICv2, of which each CPU has its own' },
+      {
+        cases: 'gicv2-mmio,gicv2-mmio-3p,gicv2-mmio-up',
+        asks: 'read-only identification, byte access to priorities and targets, bits of CPUs that do not exist, with 8, 3 and 1 CPUs',
+      },
       { cases: 'gic-mmio', asks: 'read-only identification, byte access to priorities, reserved bits' },
       {
         cases: 'pci-test',

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { readBoard } from '#shared/board/board-file.ts';
 import type { BoardDescription, BoardLack } from '#shared/board/description.ts';
-import { BoardError, type BoardRegion, type BoardSmmuV2, type BoardTree } from '#shared/board/parts.ts';
+import { BoardError, type BoardGic, type BoardRegion, type BoardSmmuV2, type BoardTree } from '#shared/board/parts.ts';
 import { readBoardTree } from '#shared/board/tree/read.ts';
 import type { PciRange, RidMap } from '#shared/fdt/pci-bindings.ts';
 import { UsageError } from './session.ts';
@@ -57,12 +57,7 @@ function summaryOf(b: BoardTree): object {
   return {
     memory: b.memory,
     cpus: b.mpidrs.map((mpidr) => ({ mpidr })),
-    gic: {
-      path: b.gic.path,
-      version: b.gic.version,
-      distributor: b.gic.distributor,
-      redistributors: b.gic.redistributors,
-    },
+    gic: gicSummary(b.gic),
     its: b.itses.map(({ path, phandle, registers, numaNode }) => ({
       path,
       handle: phandle,
@@ -90,14 +85,29 @@ function summaryOf(b: BoardTree): object {
   };
 }
 
+function gicSummary(gic: BoardGic): object {
+  const { path, version, distributor } = gic;
+  if (gic.version === 3) return { path, version, distributor, redistributors: gic.redistributors };
+  return { path, version, distributor, cpuInterface: gic.cpuInterface, v2mFrames: gic.v2mFrames };
+}
+
+function gicText(gic: BoardGic): string[] {
+  const first = `GICv${gic.version}    ${gic.path}: distributor ${region(gic.distributor)}`;
+  if (gic.version === 3) return [first, ...gic.redistributors.map((r) => `         redistributors ${region(r)}`)];
+  return [
+    first,
+    `         CPU interface ${region(gic.cpuInterface)}`,
+    ...gic.v2mFrames.map(({ path, registers }) => `         v2m frame ${path}: ${region(registers)}, not modelled`),
+  ];
+}
+
 function textOf(b: BoardTree): string {
   const paths = new Map([...b.smmus, ...b.itses].map((part) => [part.phandle, part.path]));
   const name = (phandle: number): string => paths.get(phandle) ?? hex(phandle);
   const lines = [
     ...b.memory.map((bank) => `RAM      ${region(bank)}`),
     `CPUs     ${b.cpus}: ${runs(b.mpidrs)}`,
-    `GICv${b.gic.version}    ${b.gic.path}: distributor ${region(b.gic.distributor)}`,
-    ...b.gic.redistributors.map((r) => `         redistributors ${region(r)}`),
+    ...gicText(b.gic),
     ...b.itses.map((its) => `ITS      ${its.path}: ${region(its.registers)}${onNode(its.numaNode)}`),
     ...b.smmus.flatMap((smmu) => [
       `SMMU${smmu.kind}   ${smmu.path}: ${region(smmu.registers)}${onNode(smmu.numaNode)}`,

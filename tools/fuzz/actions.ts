@@ -315,7 +315,7 @@ export function perform(rig: FuzzRig, action: Action): void {
       rig.machine.bus.writeBytes(ITS + 0x1_0040, le(action.eventId), 0, 4, requesterOf(rig, action.rid));
       return;
     case 'icc': {
-      const cpu = machine.gic.cpuInterfaces[action.pe]!;
+      const cpu = machine.gicv3!.cpuInterfaces[action.pe]!;
       if (action.write) cpu.write(action.register, action.value);
       else assertWord(cpu.read(action.register) ?? 0);
       return;

@@ -1,6 +1,7 @@
 /** Random histories on fresh machines; fast-check draws, shrinks and tells the seed. */
 import fc from 'fast-check';
 import { type Action, histories, perform } from './actions.ts';
+import { gicHistories, playGicHistory } from './gicv2.ts';
 import { FuzzRig } from './rig.ts';
 
 /** Plays one history. Throws when an assertion fails or memory was written that is none. */
@@ -20,12 +21,28 @@ export interface Found {
   readonly failure: string | undefined;
 }
 
-/** Plays `runs` histories of up to `most` actions, from `seed`. */
+/** Plays `runs` histories of up to `most` actions on the whole machine, and as many on one with a GICv2, from `seed`. */
 export function fuzz(seed: number, runs: number, most: number): Found {
+  const whole = fuzzWith(seed, runs, histories(most), playHistory);
+  const gicv2 = fuzzWith(seed, runs, gicHistories(most), playGicHistory);
+  return {
+    seed,
+    runs: whole.runs + gicv2.runs,
+    actions: whole.actions + gicv2.actions,
+    failure: whole.failure ?? gicv2.failure,
+  };
+}
+
+function fuzzWith<A>(
+  seed: number,
+  runs: number,
+  drawn: fc.Arbitrary<A[]>,
+  play: (history: readonly A[]) => void,
+): Found {
   let actions = 0;
-  const property = fc.property(histories(most), (history) => {
+  const property = fc.property(drawn, (history) => {
     actions += history.length;
-    playHistory(history);
+    play(history);
   });
   const result = fc.check(property, {
     seed,

@@ -242,7 +242,7 @@ export class FuzzRig {
       this.write(frame + 0x78, le(PEND + pe * 0x2_0000, 8));
       this.write(frame, le(1));
     }
-    for (const cpu of this.machine.gic.cpuInterfaces) {
+    for (const cpu of this.machine.gicv3!.cpuInterfaces) {
       cpu.write('ICC_PMR_EL1', 0xf8);
       cpu.write('ICC_IGRPEN1_EL1', 1);
     }

@@ -18,6 +18,7 @@ import {
 } from '#shared/arch/gic/its.ts';
 import * as cmd from '#shared/arch/gic/its-commands.ts';
 import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
+import { requireGicv3 } from '#shared/board/parts.ts';
 import type { Its } from '../../services/hardware/gic/its/its.ts';
 import type { Models } from './models.ts';
 import { compareRead, doWrite, ITS_EXCUSED } from './registers.ts';
@@ -119,7 +120,7 @@ export class GicReplay {
   }
 
   #writeRedistributor(line: TraceLine): void {
-    const { gic } = this.#models.board;
+    const gic = requireGicv3(this.#models.board.gic);
     const region = gic.redistributors[0]!;
     const n = field(line, 'redistributor');
     const pa = region.pa + n * (gic.redistributorStride ?? GICR_SIZE_BYTES);

@@ -9,6 +9,7 @@ import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
 import { SMMU_BYTES, SMMU_GBPA, SMMU_IDR0, SMMU_IDR1, SMMU_IDR3, SMMU_IDR5 } from '#shared/arch/smmu/v3.ts';
 import type { ItsChoices } from '#shared/board/choices.ts';
 import type { BoardRegion, BoardTree } from '#shared/board/parts.ts';
+import { requireGicv3 } from '#shared/board/parts.ts';
 import { readBoardTree } from '#shared/board/tree/read.ts';
 import { lookupRid } from '#shared/fdt/pci-bindings.ts';
 import { asWord, get, wordWith } from '#shared/regs/field.ts';
@@ -47,7 +48,7 @@ export function buildModels(dtb: Uint8Array, trace: readonly TraceLine[]): Model
   const spare = { pa: Math.ceil(end / SPARE_BYTES) * SPARE_BYTES, sizeBytes: SPARE_BYTES };
   const ram = new Ram([...board.memory, spare]);
   const bus = new Bus(ram);
-  const { gic: node } = board;
+  const node = requireGicv3(board.gic);
   const strideBytes = node.redistributorStride ?? GICR_SIZE_BYTES;
   const gic = new Gic({
     memory: ram,
@@ -55,7 +56,7 @@ export function buildModels(dtb: Uint8Array, trace: readonly TraceLine[]): Model
     regionCapacities: node.redistributors.map(({ sizeBytes }) => Math.floor(sizeBytes / strideBytes)),
     regionPas: node.redistributors.map(({ pa }) => pa),
     strideBytes,
-    signal: () => {},
+    hooks: { signal: () => {} },
   });
   bus.map(node.distributor.pa, node.distributor.sizeBytes, gic.distributor);
   for (const [i, { pa, sizeBytes }] of node.redistributors.entries()) bus.map(pa, sizeBytes, gic.regions[i]!);

@@ -26,7 +26,8 @@ import type { LineHandler, SharedLines } from '../kernel/shared-lines.ts';
 export interface DriverKit {
   readonly config: ConfigAccess;
   readonly cpu: CpuBus;
-  readonly irqDomain: IrqDomain;
+  /** Undefined on a machine that takes no messages. */
+  readonly irqDomain: IrqDomain | undefined;
   readonly lines: SharedLines;
   /** Memory for queues and buffers; what a driver took it gives back in `remove`. */
   readonly pages: Pages;
@@ -205,12 +206,14 @@ export class MsixVectors implements IrqVectors {
   readonly #fn: PciFunction;
   readonly #msix: MsixInfo;
   readonly #kit: DriverKit;
+  readonly #irqDomain: IrqDomain;
   readonly #vectors: Vectors;
 
-  private constructor(fn: PciFunction, msix: MsixInfo, kit: DriverKit, vectors: Vectors) {
+  private constructor(fn: PciFunction, msix: MsixInfo, kit: DriverKit, irqDomain: IrqDomain, vectors: Vectors) {
     this.#fn = fn;
     this.#msix = msix;
     this.#kit = kit;
+    this.#irqDomain = irqDomain;
     this.#vectors = vectors;
   }
 
@@ -228,12 +231,14 @@ export class MsixVectors implements IrqVectors {
    */
   static *enable(fn: PciFunction, count: number, kit: DriverKit, onVector: (vector: number) => void): Op<MsixVectors> {
     const { msix } = fn;
+    const { irqDomain } = kit;
+    if (irqDomain === undefined) throw new DriverError(`${formatSbdf(fn.sbdf)}: this machine takes no messages`);
     const table = fn.bars.find((b) => b.index === msix?.tableBar);
     if (msix === undefined || table === undefined || table.kind === 'io') {
       throw new DriverError(`${formatSbdf(fn.sbdf)} has no MSI-X table`);
     }
-    const vectors = yield* kit.irqDomain.allocate(ridOf(fn.sbdf), count, onVector);
-    const self = new MsixVectors(fn, msix, kit, vectors);
+    const vectors = yield* irqDomain.allocate(ridOf(fn.sbdf), count, onVector);
+    const self = new MsixVectors(fn, msix, kit, irqDomain, vectors);
     try {
       yield* self.#setFlags(PCI_MSIX_FLAGS.ENABLE | PCI_MSIX_FLAGS.MASKALL);
       yield* kit.cpu.batch(self.#entries(table.address));
@@ -262,7 +267,7 @@ export class MsixVectors implements IrqVectors {
       if (!(error instanceof BusAbort)) throw error;
       this.#kit.trace('msix-table-gone', { sbdf: formatSbdf(this.#fn.sbdf), ipa: error.ipa });
     }
-    yield* this.#kit.irqDomain.release(this.#vectors);
+    yield* this.#irqDomain.release(this.#vectors);
   }
 
   #entries(tableBase: number) {

@@ -5,6 +5,7 @@
  * Not modelled: a kernel image, timers, a console.
  */
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
+import { GICV2_COMPATIBLE } from '#shared/arch/gic/v2.ts';
 import { type Op, Refused } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import { parseFdt } from '#shared/fdt/blob.ts';
@@ -24,10 +25,11 @@ import { PciFrontend } from '../pcifront/frontend.ts';
 import { GuestBus } from '../pcifront/hotplug.ts';
 import { PciifRequests } from '../pcifront/requests.ts';
 import { type GicRegions, GuestGic } from './gic.ts';
+import { type GicV2Regions, GuestGicV2 } from './gic-v2.ts';
 import { Interrupts } from './interrupts.ts';
 import { startIts } from './its.ts';
 import { Pages, type RamRange } from './pages.ts';
-import { SharedLines } from './shared-lines.ts';
+import { type LineChip, SharedLines } from './shared-lines.ts';
 import { asksForStoreRing, startStoreRing } from './store-ring.ts';
 import { keepWatchdog, startWatchdog } from './watchdog.ts';
 
@@ -43,9 +45,10 @@ export interface KernelBase {
 /** A kernel that is up. */
 export interface Kernel extends KernelBase {
   readonly pages: Pages;
-  readonly gic: GuestGic;
-  readonly its: ItsDriver;
-  readonly irqDomain: IrqDomain;
+  readonly gic: InterruptController;
+  /** Both undefined on a machine that takes no messages. */
+  readonly its: ItsDriver | undefined;
+  readonly irqDomain: IrqDomain | undefined;
   readonly lines: SharedLines;
   readonly events: EventChannels;
   readonly grants: GrantTable;
@@ -54,6 +57,12 @@ export interface Kernel extends KernelBase {
   readonly frontend: PciFrontend;
   /** The way to the store, when it is not the bus. */
   readonly storeRing: XenstoreRing | undefined;
+}
+
+/** What the kernel asks of the driver of its interrupt controller, whichever it is. */
+export interface InterruptController extends LineChip {
+  /** Brings all up with the PPIs in `ppis` (INTIDs) enabled. Throws GicError. */
+  start(ppis: readonly number[]): Op<void>;
 }
 
 /** The device tree does not describe a machine that this kernel runs on. */
@@ -66,11 +75,15 @@ const FDT_HEADER_BYTES = 8;
 /** Linux refuses a device tree above 2 MiB. */
 const FDT_BYTES_MAX = 2 * 1024 * 1024;
 
+/** A GICv3 with its ITS, or a GICv2, which takes no messages. */
+type GicDescription =
+  | { readonly version: 3; readonly regions: GicRegions; readonly itsBase: number }
+  | { readonly version: 2; readonly regions: GicV2Regions };
+
 /** What the device tree says of the machine. */
 interface MachineDescription {
   readonly banks: readonly RamRange[];
-  readonly gic: GicRegions;
-  readonly itsBase: number;
+  readonly gic: GicDescription;
   readonly grantRegion: RamRange;
   /** INTID of the event channel upcall. */
   readonly upcallIntid: number;
@@ -108,10 +121,7 @@ export function* boot(base: KernelBase, dtbIpa: number): Op<Kernel> {
 
   const events = new EventChannels(cpu, hypercalls, sharedInfo);
   interrupts.request(machine.upcallIntid, () => events.onUpcall());
-  const gic = new GuestGic(cpu, pages, machine.gic);
-  yield* gic.start([machine.upcallIntid]);
-  const its = yield* startIts(cpu, pages, gic, machine.itsBase);
-  const irqDomain = new IrqDomain(its, gic, pages, interrupts);
+  const { gic, its, irqDomain } = yield* startInterrupts(machine, cpu, pages, interrupts);
   const lines = new SharedLines(gic, interrupts, trace);
 
   const watchdog = yield* startWatchdog(hypercalls);
@@ -122,15 +132,32 @@ export function* boot(base: KernelBase, dtbIpa: number): Op<Kernel> {
   const bus = new GuestBus(
     { config: requests, cpu, irqDomain, lines, pages, trace },
     [dmaProbeDriver, nicDriver, nvmeDriver],
-    !hasNoMsi(machine.commandLine),
+    irqDomain !== undefined && !hasNoMsi(machine.commandLine),
   );
   const storeRing = asksForStoreRing(machine.commandLine) ? yield* startStoreRing(base, events) : undefined;
   const frontend = new PciFrontend({ store, pages, grants, events, requests, bus, trace });
   yield* store.resetWatches();
   yield* store.watch('device', 'xenbus:device', () => frontend.note());
   runtime.spawn('pcifront', frontend.run());
-  trace('booted', { ram: machine.banks, its: machine.itsBase });
+  trace('booted', { ram: machine.banks, gic: machine.gic });
   return { ...base, pages, gic, its, irqDomain, lines, events, grants, requests, bus, frontend, storeRing };
+}
+
+function* startInterrupts(
+  { gic: described, upcallIntid }: MachineDescription,
+  cpu: CpuBus,
+  pages: Pages,
+  interrupts: Interrupts,
+): Op<Pick<Kernel, 'gic' | 'its' | 'irqDomain'>> {
+  if (described.version === 2) {
+    const gic = new GuestGicV2(cpu, described.regions);
+    yield* gic.start([upcallIntid]);
+    return { gic, its: undefined, irqDomain: undefined };
+  }
+  const gic = new GuestGic(cpu, pages, described.regions);
+  yield* gic.start([upcallIntid]);
+  const its = yield* startIts(cpu, pages, gic, described.itsBase);
+  return { gic, its, irqDomain: new IrqDomain(its, gic, pages, interrupts) };
 }
 
 function* readDeviceTree(cpu: CpuBus, ipa: number): Op<{ tree: FdtNode; sizeBytes: number }> {
@@ -146,11 +173,6 @@ function describe(tree: FdtNode): MachineDescription {
     .flatMap((n) => n.regions())
     .map((r) => ({ base: r.address, sizeBytes: r.sizeBytes }));
   if (banks.length === 0) throw new BootError('device tree: no memory node');
-  const gic = tree.compatibleNodes('arm,gic-v3')[0];
-  const [gicd, gicr] = gic?.regions() ?? [];
-  if (gicd === undefined || gicr === undefined) throw new BootError('device tree: no arm,gic-v3 with two regions');
-  const its = tree.compatibleNodes('arm,gic-v3-its')[0]?.regions()[0];
-  if (its === undefined) throw new BootError('device tree: no arm,gic-v3-its');
   const xen = tree.compatibleNodes('xen,xen')[0];
   const grant = xen?.regions()[0];
   if (xen === undefined || grant === undefined) throw new BootError('device tree: no xen,xen with a grant region');
@@ -158,15 +180,24 @@ function describe(tree: FdtNode): MachineDescription {
   if (type !== 1 || number === undefined) throw new BootError('device tree: the event channel interrupt is no PPI');
   return {
     banks,
-    gic: {
-      distributor: gicd.address,
-      redistributors: { base: gicr.address, sizeBytes: gicr.sizeBytes },
-    },
-    itsBase: its.address,
+    gic: describeGic(tree),
     grantRegion: { base: grant.address, sizeBytes: grant.sizeBytes },
     upcallIntid: 16 + number,
     commandLine: tree.child('chosen')?.string('bootargs') ?? '',
   };
+}
+
+function describeGic(tree: FdtNode): GicDescription {
+  const [node] = tree.compatibleNodes('arm,gic-v3', ...GICV2_COMPATIBLE);
+  const [gicd, second] = node?.regions() ?? [];
+  if (node === undefined || gicd === undefined || second === undefined)
+    throw new BootError('device tree: neither arm,gic-v3 nor arm,gic-400 with two regions');
+  const distributor = gicd.address;
+  if (!node.isCompatible('arm,gic-v3')) return { version: 2, regions: { distributor, cpuInterface: second.address } };
+  const its = tree.compatibleNodes('arm,gic-v3-its')[0]?.regions()[0];
+  if (its === undefined) throw new BootError('device tree: no arm,gic-v3-its');
+  const redistributors = { base: second.address, sizeBytes: second.sizeBytes };
+  return { version: 3, regions: { distributor, redistributors }, itsBase: its.address };
 }
 
 /** Linux's `pci=nomsi`: drivers get INTx, whatever their functions can. */

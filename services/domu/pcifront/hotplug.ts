@@ -76,7 +76,7 @@ export class GuestBus {
     return withLock(this.#lock, function* () {
       const known = self.#functions.get(sbdf);
       if (known === undefined) return undefined;
-      const irqs = irqsOf(known.fn.msix, known.fn.intx, msi);
+      const irqs = irqsOf(known.fn.msix, known.fn.intx, msi && self.kit.irqDomain !== undefined);
       if (irqs === known.fn.irqs) return known.driver;
       const fn: PciFunction = { ...known.fn, irqs };
       self.#functions.set(sbdf, { fn, driver: undefined });

@@ -27,6 +27,8 @@ export class Bus {
   /** What the last `read` brought: the low 32 bits, and the high ones of an 8-byte read. */
   low = 0;
   high = 0;
+  /** The CPU that makes the access under way, for registers of which each CPU has its own; the first unless EL2 says so. */
+  cpu = 0;
   /** By base. */
   readonly #regions: Region[] = [];
   #last: Region | undefined;

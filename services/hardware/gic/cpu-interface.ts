@@ -14,20 +14,15 @@ import {
   ICC_CTLR_EL1_EOImode,
   ICC_CTLR_EL1_IDbits_24,
   ICC_IGRPEN1_EL1_Enable,
-  ICC_RPR_EL1_IDLE,
   ICC_SRE_EL1_DFB,
   ICC_SRE_EL1_DIB,
   ICC_SRE_EL1_SRE,
 } from '#shared/arch/gic/cpu-interface.ts';
 import { INTID_NONE, LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
 import type { Saved } from '../state/saved.ts';
-import { PRIORITY_MASK } from './interrupt-bank.ts';
+import { Priorities, type SavedPriorities } from './priorities.ts';
 
-/** The smallest binary point of group 1: it leaves all five bits in the group priority. ICC_BPR0_EL1 has one less. */
-const BPR1_MIN = 3;
-const BPR0_MIN = 2;
 const PRI_BITS = 4 << 8;
-const LEVEL_SHIFT = 3;
 /** INTIDs 1020 to 1023 mean something other than an interrupt. */
 const SPECIAL_FIRST = 1020;
 
@@ -46,46 +41,35 @@ export interface InterruptSource {
 }
 
 interface SavedCpuInterface {
-  readonly pmr: number;
+  readonly priorities: SavedPriorities;
   readonly enabled: boolean;
-  readonly bpr0: number;
-  readonly bpr1: number;
   readonly eoiMode: number;
-  readonly cbpr: number;
-  readonly ap1r0: number;
   readonly acknowledged: number;
 }
 
 export class CpuInterface implements Saved {
   readonly #source: InterruptSource;
   readonly #changed: () => void;
-  #pmr = 0;
+  readonly #taken: () => void;
+  readonly #priorities = new Priorities();
   #enabled = false;
-  #bpr0 = BPR0_MIN;
-  #bpr1 = BPR1_MIN;
   #eoiMode = 0;
-  #cbpr = 0;
-  /** Bit n: priority 8n is active. */
-  #ap1r0 = 0;
   #acknowledged = 0;
 
   /** What is taken now has a priority below this. Follows from the registers: see #settle. */
   #limit = 0;
 
-  /** `changed` is called when an interrupt may have become one to take. */
-  constructor(source: InterruptSource, changed: () => void) {
+  /** `changed` is called when an interrupt may have become one to take, `taken` when ICC_IAR1_EL1 was read. */
+  constructor(source: InterruptSource, changed: () => void, taken: () => void = () => {}) {
     this.#source = source;
     this.#changed = changed;
+    this.#taken = taken;
   }
 
   reset(): void {
-    this.#pmr = 0;
+    this.#priorities.reset();
     this.#enabled = false;
-    this.#bpr0 = BPR0_MIN;
-    this.#bpr1 = BPR1_MIN;
     this.#eoiMode = 0;
-    this.#cbpr = 0;
-    this.#ap1r0 = 0;
     this.#settle();
   }
 
@@ -113,7 +97,7 @@ export class CpuInterface implements Saved {
   read(name: string): number | undefined {
     switch (name) {
       case 'ICC_PMR_EL1':
-        return this.#pmr;
+        return this.#priorities.pmr;
       case 'ICC_IGRPEN1_EL1':
         return this.#enabled ? ICC_IGRPEN1_EL1_Enable : 0;
       case 'ICC_IAR1_EL1':
@@ -123,19 +107,19 @@ export class CpuInterface implements Saved {
         return intid < 0 ? INTID_NONE : intid;
       }
       case 'ICC_RPR_EL1':
-        return this.#runningPriority();
+        return this.#priorities.running;
       case 'ICC_CTLR_EL1': {
         const idBits = this.#source.idBits > 16 ? ICC_CTLR_EL1_IDbits_24 : 0;
-        return this.#cbpr | this.#eoiMode | PRI_BITS | idBits | ICC_CTLR_EL1_A3V;
+        return this.#priorities.cbpr | this.#eoiMode | PRI_BITS | idBits | ICC_CTLR_EL1_A3V;
       }
       case 'ICC_SRE_EL1':
         return ICC_SRE_EL1_SRE | ICC_SRE_EL1_DFB | ICC_SRE_EL1_DIB;
       case 'ICC_BPR0_EL1':
-        return this.#bpr0;
+        return this.#priorities.bpr0;
       case 'ICC_BPR1_EL1':
         return this.#binaryPoint();
       case 'ICC_AP1R0_EL1':
-        return this.#ap1r0 >>> 0;
+        return this.#priorities.active(1);
       default:
         return undefined;
     }
@@ -145,7 +129,7 @@ export class CpuInterface implements Saved {
   write(name: string, value: number): boolean {
     switch (name) {
       case 'ICC_PMR_EL1':
-        this.#pmr = value & PRIORITY_MASK;
+        this.#priorities.pmr = value;
         break;
       case 'ICC_IGRPEN1_EL1':
         this.#enabled = (value & ICC_IGRPEN1_EL1_Enable) !== 0;
@@ -159,18 +143,18 @@ export class CpuInterface implements Saved {
         break;
       case 'ICC_CTLR_EL1':
         this.#eoiMode = value & ICC_CTLR_EL1_EOImode;
-        this.#cbpr = value & ICC_CTLR_EL1_CBPR;
+        this.#priorities.cbpr = value & ICC_CTLR_EL1_CBPR;
         break;
       case 'ICC_SRE_EL1':
         break; // the system register interface is the only one: RAO/WI
       case 'ICC_BPR0_EL1':
-        this.#bpr0 = Math.max(value & 7, BPR0_MIN);
+        this.#priorities.bpr0 = value;
         break;
       case 'ICC_BPR1_EL1':
-        if (this.#cbpr === 0) this.#bpr1 = Math.max(value & 7, BPR1_MIN);
+        if (this.#priorities.cbpr === 0) this.#priorities.bpr1 = value;
         break;
       case 'ICC_AP1R0_EL1':
-        this.#ap1r0 = value | 0;
+        this.#priorities.setActive(1, value);
         break;
       case 'ICC_SGI1R_EL1':
         this.#source.generateSgi(value);
@@ -185,9 +169,10 @@ export class CpuInterface implements Saved {
 
   #acknowledge(): number {
     this.#acknowledged++;
+    this.#taken();
     const intid = this.#takeable();
     if (intid < 0) return INTID_NONE;
-    this.#ap1r0 |= 1 << (this.#groupPriority(this.#source.bestPriority()) >>> LEVEL_SHIFT);
+    this.#priorities.enter(1, this.#source.bestPriority());
     this.#settle();
     this.#source.acknowledge(intid);
     return intid;
@@ -195,9 +180,8 @@ export class CpuInterface implements Saved {
 
   /** Priority drop, and deactivation unless EOImode leaves it to ICC_DIR_EL1. */
   #end(intid: number): void {
-    if (this.#ap1r0 === 0 || intid >= 2 ** this.#source.idBits) return;
-    if (intid >= SPECIAL_FIRST && intid < LPI_FIRST) return;
-    this.#ap1r0 &= this.#ap1r0 - 1;
+    if (intid >= 2 ** this.#source.idBits || (intid >= SPECIAL_FIRST && intid < LPI_FIRST)) return;
+    if (!this.#priorities.drop(1)) return;
     if (intid < LPI_FIRST && this.#eoiMode === 0) this.#source.deactivate(intid);
   }
 
@@ -210,59 +194,39 @@ export class CpuInterface implements Saved {
 
   /** With CBPR, ICC_BPR1_EL1 is ICC_BPR0_EL1 plus one, and read-only. */
   #binaryPoint(): number {
-    return this.#cbpr === 0 ? this.#bpr1 : Math.min(this.#bpr0 + 1, 7);
+    const { cbpr, bpr0, bpr1 } = this.#priorities;
+    return cbpr === 0 ? bpr1 : Math.min(bpr0 + 1, 7);
   }
 
-  #groupPriority(priority: number): number {
-    const bit = this.#cbpr === 0 ? this.#bpr1 : this.#bpr0 + 1;
-    return priority & (0xff << bit) & 0xff;
-  }
-
-  /** After a change of a register: below ICC_PMR_EL1, and in a group priority below the running one. */
+  /** After a change of a register. */
   #settle(): void {
-    const running = this.#runningPriority();
-    const group = this.#groupPriority(running);
-    const next = group === running ? group : group + (0x100 - this.#groupPriority(0xff));
-    this.#limit = this.#enabled ? Math.min(this.#pmr, next) : 0;
-  }
-
-  #runningPriority(): number {
-    const active = this.#ap1r0;
-    return active === 0 ? ICC_RPR_EL1_IDLE : (31 - Math.clz32(active & -active)) << LEVEL_SHIFT;
+    this.#limit = this.#enabled ? this.#priorities.limit(1) : 0;
   }
 
   save(): SavedCpuInterface {
     return {
-      pmr: this.#pmr,
+      priorities: this.#priorities.save(),
       enabled: this.#enabled,
-      bpr0: this.#bpr0,
-      bpr1: this.#bpr1,
       eoiMode: this.#eoiMode,
-      cbpr: this.#cbpr,
-      ap1r0: this.#ap1r0,
       acknowledged: this.#acknowledged,
     };
   }
 
   load(state: unknown): void {
     const s = state as SavedCpuInterface;
-    this.#pmr = s.pmr;
+    this.#priorities.load(s.priorities);
     this.#enabled = s.enabled;
-    this.#bpr0 = s.bpr0;
-    this.#bpr1 = s.bpr1;
     this.#eoiMode = s.eoiMode;
-    this.#cbpr = s.cbpr;
-    this.#ap1r0 = s.ap1r0;
     this.#acknowledged = s.acknowledged;
     this.#settle();
   }
 
   inspect(): unknown {
     return {
-      pmr: this.#pmr,
+      pmr: this.#priorities.pmr,
       enableGrp1: this.#enabled,
-      runningPriority: this.#runningPriority(),
-      ap1r0: this.#ap1r0 >>> 0,
+      runningPriority: this.#priorities.running,
+      ap1r0: this.#priorities.active(1),
       eoiMode: this.#eoiMode === 0 ? 0 : 1,
       acknowledgements: this.#acknowledged,
       hasInterrupt: this.hasInterrupt,

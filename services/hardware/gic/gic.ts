@@ -1,11 +1,12 @@
 /**
- * The interrupt controller as a whole: one distributor, and a redistributor and a CPU interface for each PE.
- * The ITSs reach it through `LpiSink`, wired sources through `pulseSpi` and `setSpiLine`.
+ * A GICv3 as a whole: one distributor, and a redistributor and a CPU interface for each PE.
+ * The ITSs reach it through `LpiSink`, wired sources through `setSpiLine`.
  */
 import { decodeIccSgi1r } from '#shared/arch/gic/cpu-interface.ts';
 import { LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
 import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
-import { type Saved, SavedStateError } from '../state/saved.ts';
+import { SavedStateError } from '../state/saved.ts';
+import type { CpuHooks, InterruptController } from './controller.ts';
 import { CpuInterface, type InterruptSource } from './cpu-interface.ts';
 import { Distributor } from './distributor.ts';
 import type { LpiSink } from './its/translate.ts';
@@ -29,8 +30,7 @@ export interface GicOptions {
   /** Where each region lies, for an ITS whose RDbase is an address (GITS_TYPER.PTA=1). */
   readonly regionPas?: readonly number[];
   readonly choices?: Partial<GicChoices> | undefined;
-  /** A CPU interface has an interrupt to take. May be called again while it still has. */
-  signal(pcpu: number): void;
+  readonly hooks: CpuHooks;
 }
 
 interface SavedGic {
@@ -39,7 +39,7 @@ interface SavedGic {
   readonly cpuInterfaces: readonly unknown[];
 }
 
-export class Gic implements LpiSink, Saved {
+export class Gic implements LpiSink, InterruptController {
   readonly choices: GicChoices;
   readonly distributor: Distributor;
   readonly redistributors: readonly Redistributor[];
@@ -56,7 +56,7 @@ export class Gic implements LpiSink, Saved {
     const { affinities, memory, regionCapacities } = options;
     this.choices = gicChoices(options.choices);
     this.#affinities = affinities;
-    this.#signal = options.signal;
+    this.#signal = (pcpu) => options.hooks.signal(pcpu);
     this.distributor = new Distributor(
       affinities,
       () => this.#updateAll(),
@@ -86,7 +86,11 @@ export class Gic implements LpiSink, Saved {
     const { idBits } = this.choices;
     this.cpuInterfaces = redistributors.map((redistributor, n) => {
       const source = new Offer(n, this.distributor, redistributor, idBits, (value) => this.#generateSgi(n, value));
-      return new CpuInterface(source, () => (this.distributor.hasAnyRoute ? this.#updateAll() : this.#update(n)));
+      return new CpuInterface(
+        source,
+        () => (this.distributor.hasAnyRoute ? this.#updateAll() : this.#update(n)),
+        () => options.hooks.acknowledged?.(n),
+      );
     });
   }
 
@@ -96,13 +100,10 @@ export class Gic implements LpiSink, Saved {
     for (const cpuInterface of this.cpuInterfaces) cpuInterface.reset();
   }
 
-  /** An edge on a wired interrupt. */
-  pulseSpi(intid: number): void {
-    this.setSpiLine(intid, true);
-    this.setSpiLine(intid, false);
+  hasInterrupt(pcpu: number): boolean {
+    return this.cpuInterfaces[pcpu]?.hasInterrupt === true;
   }
 
-  /** The level of a wired interrupt; an INTID that is no SPI here is ignored. */
   setSpiLine(intid: number, high: boolean): void {
     if (!this.distributor.spis.has(intid)) return;
     this.distributor.spis.setLine(intid, high);
@@ -183,7 +184,7 @@ export class Gic implements LpiSink, Saved {
   }
 
   #update(pcpu: number): void {
-    if (this.cpuInterfaces[pcpu]?.hasInterrupt === true) this.#signal(pcpu);
+    if (this.hasInterrupt(pcpu)) this.#signal(pcpu);
   }
 
   #updateAll(): void {

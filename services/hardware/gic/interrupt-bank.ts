@@ -1,7 +1,7 @@
 /**
  * Interrupts with a state of their own, 32 to a word: the SPIs of the distributor, the SGIs and PPIs of a
- * redistributor (IHI 0069, "Interrupt handling and prioritization"). Both frames have the same registers, at the same
- * offsets, so both use this.
+ * redistributor (IHI 0069, "Interrupt handling and prioritization"), those of a CPU in the distributor of a GICv2. All
+ * frames have the same registers, at the same offsets, so all use this.
  * An edge sets the latch, a level source is its line; an interrupt is pending when its latch is set or, for a level
  * source, its line is high. Taking it clears the latch and makes it active.
  * Not modelled: IGRPMODR and NSACR (RES0 with one security state), non-maskable interrupts.
@@ -43,12 +43,16 @@ export class InterruptBank implements Saved {
   readonly #active: Uint32Array;
   readonly #edge: Uint32Array;
   readonly #priority: Uint8Array;
-  /** Bits of word 0 whose trigger is fixed to edge (SGIs), by mask. */
+  /** Bits of word 0 whose trigger is fixed to edge (SGIs), and of those that cannot be disabled, by mask. */
   readonly #fixedEdge: number;
+  readonly #fixedEnabled: number;
+  /** All ones for a group that is forwarded to CPU interfaces. */
+  #forward0 = 0;
+  #forward1 = 0xffff_ffff;
   /** Bit n: word n has a candidate. A bank has at most 32 words. */
   #candidateWords = 0;
 
-  constructor(first: number, count: number, fixedEdge = 0) {
+  constructor(first: number, count: number, fixedEdge = 0, fixedEnabled = 0) {
     this.first = first;
     this.count = count;
     const words = count / 32;
@@ -60,6 +64,7 @@ export class InterruptBank implements Saved {
     this.#edge = new Uint32Array(words);
     this.#priority = new Uint8Array(count);
     this.#fixedEdge = fixedEdge;
+    this.#fixedEnabled = fixedEnabled;
     this.reset();
   }
 
@@ -67,8 +72,16 @@ export class InterruptBank implements Saved {
   reset(): void {
     for (const bits of [this.#group, this.#enabled, this.#latch, this.#active, this.#edge]) bits.fill(0);
     this.#edge[0] = this.#fixedEdge;
+    this.#enabled[0] = this.#fixedEnabled;
     this.#priority.fill(0);
     this.#candidateWords = 0;
+  }
+
+  /** Which groups are forwarded from now on; group 1 alone when this is never called. No reset and no state has it. */
+  forward(group0: boolean, group1: boolean): void {
+    this.#forward0 = group0 ? 0xffff_ffff : 0;
+    this.#forward1 = group1 ? 0xffff_ffff : 0;
+    for (let word = 0; word < this.count / 32; word++) this.#refresh(word);
   }
 
   /** Whether this bank has `intid`. */
@@ -105,7 +118,7 @@ export class InterruptBank implements Saved {
     return this.#priority[intid - this.first]!;
   }
 
-  /** Pending, enabled, in group 1 and not active: the interrupts of word `word` that a CPU interface may be offered. */
+  /** Pending, enabled, in a forwarded group and not active: what of word `word` a CPU interface may be offered. */
   candidates(word: number): number {
     return ((this.#candidateWords >>> word) & 1) === 0 ? 0 : this.#candidates(word);
   }
@@ -117,7 +130,9 @@ export class InterruptBank implements Saved {
 
   #candidates(word: number): number {
     const pending = this.#latch[word]! | (this.#line[word]! & ~this.#edge[word]!);
-    return (pending & this.#enabled[word]! & this.#group[word]! & ~this.#active[word]!) >>> 0;
+    const group = this.#group[word]!;
+    const forwarded = (group & this.#forward1) | (~group & this.#forward0);
+    return (pending & this.#enabled[word]! & forwarded & ~this.#active[word]!) >>> 0;
   }
 
   #refresh(word: number): void {
@@ -194,6 +209,7 @@ export class InterruptBank implements Saved {
         break;
       case GICD_ICENABLER:
         this.#enabled[word]! &= ~value;
+        if (word === 0) this.#enabled[word]! |= this.#fixedEnabled;
         break;
       case GICD_ISPENDR:
         this.#latch[word]! |= value;

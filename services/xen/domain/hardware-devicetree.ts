@@ -6,11 +6,13 @@
  * Not modelled: dom0's other devices (UART, virtio-mmio, flash, ...). Real Xen maps them; here their nodes are left out
  * and dom0's kernel sees PCI only. One virtual CPU: the other cpu nodes are left out.
  */
+import { GICV2_COMPATIBLE } from '#shared/arch/gic/v2.ts';
 import { buildFdt } from '#shared/fdt/blob.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
 
-const GIC_V3 = 'arm,gic-v3';
+const GICS = ['arm,gic-v3', ...GICV2_COMPATIBLE];
 const GIC_V3_ITS = 'arm,gic-v3-its';
+const GIC_V2M = 'arm,gic-v2m-frame';
 /** Properties of a bridge that name the SMMU. */
 const BRIDGE_DROPPED = ['iommu-map', 'iommu-map-mask'];
 /** PPI 15 (INTID 31), level low, as Xen describes its event channel interrupt. */
@@ -37,7 +39,7 @@ export function buildHardwareDevicetree(d: HardwareDevicetree): Uint8Array {
     .addChild(`memory@${d.ram.address.toString(16)}`)
     .setStrings('device_type', 'memory')
     .setReg(d.ram);
-  const gic = root.compatibleNodes(GIC_V3)[0]?.phandle;
+  const gic = root.compatibleNodes(...GICS)[0]?.phandle;
   const hypervisor = root
     .addChild('hypervisor')
     .setStrings('compatible', 'xen,xen-4.23', 'xen,xen')
@@ -65,9 +67,9 @@ function keeps(node: FdtNode, bridges: ReadonlyMap<string, number>): boolean {
     if (!node.has('linux,pci-domain')) node.setCells('linux,pci-domain', segment);
     return true;
   }
-  if (node.isCompatible(GIC_V3)) {
+  if (GICS.some((name) => node.isCompatible(name))) {
     for (const child of [...node.children]) {
-      if (child.isCompatible(GIC_V3_ITS)) child.setStrings('status', 'disabled');
+      if (child.isCompatible(GIC_V3_ITS) || child.isCompatible(GIC_V2M)) child.setStrings('status', 'disabled');
       else node.removeChild(child);
     }
     return true;

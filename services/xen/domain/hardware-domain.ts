@@ -5,6 +5,7 @@
  * Deviates: no DMA of dom0's devices is possible. Every stream aborts until its function is assigned to a guest.
  */
 import { XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
+import { GICV2_COMPATIBLE } from '#shared/arch/gic/v2.ts';
 import { assert } from '#shared/core/assert.ts';
 import type { Op } from '#shared/core/op.ts';
 import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
@@ -19,6 +20,8 @@ import type { Lifecycle } from './lifecycle.ts';
 
 const MIB = 2 ** 20;
 const XEN_DRIVES = [
+  ...GICV2_COMPATIBLE,
+  'arm,gic-v2m-frame',
   'arm,gic-v3',
   'arm,gic-v3-its',
   'arm,smmu-v3',

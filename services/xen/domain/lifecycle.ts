@@ -30,6 +30,8 @@ export interface LifecycleParts {
   readonly counts: Counts;
   readonly domains: Domains;
   readonly stage2: Stage2Choice;
+  /** Of the machine's GIC, and so of every guest's. */
+  readonly gicVersion: 2 | 3;
   /** Takes every SPI away from a domain. */
   readonly releaseIrqs: (domain: Domain) => Op<void>;
   /** Takes every device away from a domain. Throws the error of one that could not be released. */
@@ -43,12 +45,17 @@ export class Lifecycle {
     this.#parts = parts;
   }
 
+  /** Of the GIC that a guest gets. */
+  get gicVersion(): 2 | 3 {
+    return this.#parts.gicVersion;
+  }
+
   /**
    * A new domain, paused, with an empty p2m that its CPU port walks. Throws XenError ENOMEM or EBUSY, and nothing is
    * left then.
    */
   *create(config: DomainConfig): Op<Domain> {
-    const { runtime, el2, frames, counts, domains, stage2 } = this.#parts;
+    const { runtime, el2, frames, counts, domains, gicVersion, stage2 } = this.#parts;
     const vmid = domains.allocVmid();
     let p2m: P2m | undefined;
     let sharedInfoMfn: number;
@@ -65,7 +72,7 @@ export class Lifecycle {
     domain.pauseCount = 1;
     domain.evtchn = new EventChannels(domain, el2);
     domain.grants = new GrantTable(domain, el2, frames);
-    if (!config.privileged) domain.vgic = new VGic(domain, { runtime, counts, spis: config.spis });
+    if (!config.privileged) domain.vgic = new VGic(domain, { runtime, counts, version: gicVersion, spis: config.spis });
     domains.add(domain);
     yield* p2m.clear();
     yield* el2.batch([physFill(addressOf(sharedInfoMfn), XEN_PAGE_SIZE, 0), this.#port(domain, true)]);

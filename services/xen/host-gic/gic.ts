@@ -1,83 +1,28 @@
 /**
- * Xen driving the machine's GICv3 (xen/arch/arm/gic-v3.c): distributor, redistributors, CPU interfaces, and taking
+ * The machine's interrupt controller as the rest of Xen knows it, whatever its version (xen/arch/arm/gic.c): taking
  * interrupts. Every SPI goes to CPU 0. EOImode is 1: an interrupt is acknowledged and its priority dropped in one batch,
  * and what it is for is done afterwards. An SPI stays active till then, Xen's own until its handler is done, a guest's
  * until the guest is (irq.ts): an edge that comes meanwhile is taken again, and so is a level that still stands.
- * Not modelled: SGIs between CPUs, the list registers (an upcall stands for them), multiple redistributor strides.
+ * The drivers beside this file know the registers; `compatible` chooses.
  */
-
 import type { El2Op } from '#gen/hardware.ts';
-import { ICC_CTLR_EL1_EOImode } from '#shared/arch/gic/cpu-interface.ts';
-import {
-  decodeGicdTyper,
-  GICD_CTLR,
-  GICD_CTLR_ARE,
-  GICD_CTLR_EnableGrp1,
-  GICD_CTLR_RWP,
-  GICD_ICENABLER,
-  GICD_ICFGR,
-  GICD_ICPENDR,
-  GICD_IGROUPR,
-  GICD_IPRIORITYR,
-  GICD_IROUTER,
-  GICD_ISENABLER,
-  GICD_TYPER,
-  SPI_FIRST,
-} from '#shared/arch/gic/distributor.ts';
-import { GIC_CACHE, GIC_PIDR2_ArchRev_GICv3, GIC_PIDR2_ArchRev_MASK, GIC_SHAREABILITY } from '#shared/arch/gic/its.ts';
+import { GICD_ICENABLER, GICD_ICFGR, GICD_ICPENDR, GICD_ISENABLER } from '#shared/arch/gic/distributor.ts';
 import { INTID_NONE, LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
-import {
-  decodeGicrTyper,
-  encodeGicrPendbaser,
-  encodeGicrPropbaser,
-  GICR_CTLR,
-  GICR_CTLR_EnableLPIs,
-  GICR_IGROUPR0,
-  GICR_PENDBASER,
-  GICR_PIDR2,
-  GICR_PROPBASER,
-  GICR_SIZE_BYTES,
-  GICR_TYPER,
-  GICR_WAKER,
-  GICR_WAKER_ChildrenAsleep,
-} from '#shared/arch/gic/redistributor.ts';
-import { type Op, sleep } from '#shared/core/op.ts';
-import type { Runtime } from '#shared/core/runtime.ts';
-import type { FdtNode, FdtRegion } from '#shared/fdt/node.ts';
-import type { Counts } from '../counts.ts';
-import { type El2, physWrite32, physWrite64, sysregRead, sysregWrite } from '../el2.ts';
+import { GICV2_COMPATIBLE } from '#shared/arch/gic/v2.ts';
+import type { Op } from '#shared/core/op.ts';
+import type { FdtNode } from '#shared/fdt/node.ts';
+import { physWrite32 } from '../el2.ts';
 import { check } from '../error.ts';
 import type { LineController } from '../irq.ts';
-import type { Frames } from '../mm/frames.ts';
 import type { LpiTarget } from '../vits/commands.ts';
-import { type Collection, HostIts } from './its.ts';
-import { HOST_LPI_ID_BITS, HostLpis } from './lpi.ts';
+import { cpusOf, type GicDriver, GicError, type HostGicParts } from './driver.ts';
+import { GicV2 } from './gic-v2.ts';
+import { GicV3 } from './gic-v3.ts';
+import type { HostIts } from './its.ts';
 
-const PRIORITIES_A0 = 0xa0a0_a0a0;
-const POLL_NS = 1_000_000;
-const POLLS_MAX = 1000;
 /** Interrupts taken in one batch. */
 const TAKEN_PER_BATCH = 16;
 const SPURIOUS_FIRST = 1020;
-
-/** The GIC of the machine is missing or does not do what the architecture says: Xen cannot start. */
-export class GicError extends Error {
-  override name = 'GicError';
-}
-
-export interface HostGicOptions {
-  readonly el2: El2;
-  readonly frames: Frames;
-  readonly runtime: Pick<Runtime, 'spawn' | 'trace'>;
-  readonly counts: Counts;
-}
-
-interface Description {
-  readonly gicdPa: number;
-  readonly redistributorRegions: readonly FdtRegion[];
-  readonly cpus: number;
-  readonly itses: readonly { readonly name: string; readonly phandle: number; readonly basePa: number }[];
-}
 
 /** An SPI that is not Xen's own. */
 interface Line {
@@ -88,10 +33,8 @@ interface Line {
 }
 
 export class HostGic implements LineController {
-  readonly itses: readonly HostIts[];
-  readonly #o: HostGicOptions;
-  readonly #description: Description;
-  readonly #lpis: HostLpis;
+  readonly #o: HostGicParts;
+  readonly #driver: GicDriver;
   readonly #spis = new Map<number, () => Op<void>>();
   readonly #guestLines = new Map<number, Line>();
   #lines = 0;
@@ -101,12 +44,19 @@ export class HostGic implements LineController {
   /** Gets every host LPI that leads somewhere. */
   #deliver: (target: LpiTarget) => void = () => undefined;
 
-  /** Reads the `arm,gic-v3` node of the tree. Throws GicError. */
-  constructor(options: HostGicOptions, tree: FdtNode) {
+  /** Reads the GIC's node of the tree. Throws GicError. */
+  constructor(options: HostGicParts, tree: FdtNode) {
     this.#o = options;
-    this.#description = describe(tree);
-    this.#lpis = new HostLpis(options.el2, options.frames);
-    this.itses = this.#description.itses.map((its) => new HostIts({ ...options, ...its, lpis: this.#lpis }));
+    this.#driver = driverOf(options, tree);
+  }
+
+  get version(): 2 | 3 {
+    return this.#driver.version;
+  }
+
+  /** None on a machine that takes no messages. */
+  get itses(): readonly HostIts[] {
+    return this.#driver.itses;
   }
 
   /** Where LPIs go: to the domain's `vgic.injectLpi`. */
@@ -115,13 +65,7 @@ export class HostGic implements LineController {
   }
 
   *init(): Op<void> {
-    yield* this.#initDistributor();
-    yield* this.#lpis.init();
-    const cpus: Collection[] = [];
-    for (const rdFramePa of yield* this.#findRedistributors()) {
-      cpus.push(yield* this.#initCpu(cpus.length, rdFramePa));
-    }
-    for (const its of this.itses) yield* its.init(cpus);
+    this.#lines = yield* this.#driver.init();
   }
 
   /** After init. */
@@ -153,13 +97,13 @@ export class HostGic implements LineController {
   }
 
   *deactivate(intid: number): Op<void> {
-    yield* this.#o.el2.batch([sysregWrite(0, 'ICC_DIR_EL1', intid)]);
+    yield* this.#o.el2.batch([this.#driver.deactivateOp(0, intid)]);
   }
 
   *releaseSpi(intid: number): Op<void> {
     this.#guestLines.delete(intid);
     // Disabled first: a level that stands would be signalled again between the two.
-    yield* this.#o.el2.batch([this.#bitWrite(GICD_ICENABLER, intid), sysregWrite(0, 'ICC_DIR_EL1', intid)]);
+    yield* this.#o.el2.batch([this.#bitWrite(GICD_ICENABLER, intid), this.#driver.deactivateOp(0, intid)]);
   }
 
   /** A CPU interface of the machine has something to take: takes all there is. */
@@ -181,7 +125,8 @@ export class HostGic implements LineController {
 
   inspect(): unknown {
     return {
-      lpisUsed: this.#lpis.used,
+      version: this.version,
+      lpisUsed: this.#driver.lpis?.used ?? 0,
       spis: [...this.#spis.keys()],
       guestLines: [...this.#guestLines.keys()],
       itses: this.itses.map((its) => its.inspect()),
@@ -189,17 +134,16 @@ export class HostGic implements LineController {
   }
 
   *#takeAll(pcpu: number): Op<void> {
+    const driver = this.#driver;
     for (;;) {
       const ops = [];
-      for (let i = 0; i < TAKEN_PER_BATCH; i++) {
-        ops.push(sysregRead(pcpu, 'ICC_IAR1_EL1'), sysregWrite(pcpu, 'ICC_EOIR1_EL1', 0, 2 * i));
-      }
+      for (let i = 0; i < TAKEN_PER_BATCH; i++) ops.push(...driver.acknowledgeOps(pcpu, 2 * i));
       const batch = this.#batches++;
       const results = yield* this.#o.el2.batch(ops);
       let last = INTID_NONE;
       const own: number[] = [];
       for (let i = 0; i < TAKEN_PER_BATCH; i++) {
-        last = results[2 * i]!.value;
+        last = driver.intidOf(results[2 * i]!);
         if (last >= SPURIOUS_FIRST && last <= INTID_NONE) break;
         if (last >= LPI_FIRST) this.#takeLpi(last);
         else if (!this.#takeLine(last, batch)) own.push(last);
@@ -210,7 +154,7 @@ export class HostGic implements LineController {
   }
 
   #takeLpi(intid: number): void {
-    const target = this.#lpis.targetOf(intid);
+    const target = this.#driver.lpis?.targetOf(intid);
     if (target === undefined) this.#o.counts.add('msisDelivered', 'dropped, host LPI not taken');
     else this.#deliver(target);
   }
@@ -232,13 +176,13 @@ export class HostGic implements LineController {
         else yield* handler();
       }
     } finally {
-      yield* this.#o.el2.batch(intids.map((intid) => sysregWrite(pcpu, 'ICC_DIR_EL1', intid)));
+      yield* this.#o.el2.batch(intids.map((intid) => this.#driver.deactivateOp(pcpu, intid)));
     }
   }
 
   *#setTrigger(intid: number, isEdge: boolean): Op<void> {
     const { el2 } = this.#o;
-    const icfgrPa = this.#description.gicdPa + GICD_ICFGR + 4 * (intid >>> 4);
+    const icfgrPa = this.#driver.gicdPa + GICD_ICFGR + 4 * (intid >>> 4);
     const edge = 2 << (2 * (intid & 15));
     const icfgr = yield* el2.read32(icfgrPa);
     yield* el2.write32(icfgrPa, ((icfgr & ~edge) | (isEdge ? edge : 0)) >>> 0);
@@ -246,125 +190,14 @@ export class HostGic implements LineController {
 
   /** A one in the bit of `intid` in a row of registers with a bit for each interrupt. */
   #bitWrite(row: number, intid: number): El2Op {
-    return physWrite32(this.#description.gicdPa + row + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0);
-  }
-
-  *#initDistributor(): Op<void> {
-    const { el2 } = this.#o;
-    const { gicdPa } = this.#description;
-    yield* el2.write32(gicdPa + GICD_CTLR, 0);
-    yield* this.#waitRwp();
-    const { lines, lpis } = decodeGicdTyper(yield* el2.read32(gicdPa + GICD_TYPER));
-    if (!lpis) throw new GicError('GICD_TYPER.LPIS is 0: the GIC takes no LPIs');
-    this.#lines = lines;
-    const ops = [];
-    for (let intid = SPI_FIRST; intid < lines; intid += 32) {
-      ops.push(physWrite32(gicdPa + GICD_IGROUPR + intid / 8, 0xffff_ffff));
-      ops.push(physWrite32(gicdPa + GICD_ICENABLER + intid / 8, 0xffff_ffff));
-    }
-    for (let intid = SPI_FIRST; intid < lines; intid += 16) ops.push(physWrite32(gicdPa + GICD_ICFGR + intid / 4, 0));
-    for (let intid = SPI_FIRST; intid < lines; intid += 4)
-      ops.push(physWrite32(gicdPa + GICD_IPRIORITYR + intid, PRIORITIES_A0));
-    ops.push(physWrite32(gicdPa + GICD_CTLR, GICD_CTLR_ARE | GICD_CTLR_EnableGrp1));
-    yield* el2.batch(ops);
-    yield* this.#waitRwp();
-    const routers = [];
-    // Affinity 0.0.0.0 is CPU 0; an INTID above 1019 is no SPI.
-    for (let intid = SPI_FIRST; intid < Math.min(lines, 1020); intid++)
-      routers.push(physWrite64(gicdPa + GICD_IROUTER + 8 * intid, 0, 0));
-    yield* el2.batch(routers);
-  }
-
-  *#waitRwp(): Op<void> {
-    yield* this.#poll(
-      this.#description.gicdPa + GICD_CTLR,
-      (value) => (value & GICD_CTLR_RWP) === 0,
-      'GICD_CTLR.RWP stays 1',
-    );
-  }
-
-  /** Walks each region until GICR_TYPER.Last. The RD frames, by processor number. */
-  *#findRedistributors(): Op<number[]> {
-    const { el2 } = this.#o;
-    const found: { pa: number; number: number }[] = [];
-    for (const region of this.#description.redistributorRegions) {
-      for (let pa = region.address; pa + GICR_SIZE_BYTES <= region.address + region.sizeBytes; pa += GICR_SIZE_BYTES) {
-        const pidr2 = yield* el2.read32(pa + GICR_PIDR2);
-        if ((pidr2 & GIC_PIDR2_ArchRev_MASK) !== GIC_PIDR2_ArchRev_GICv3) {
-          break; // no redistributor present: the region of a node without CPUs
-        }
-        const typer = decodeGicrTyper(yield* el2.read64(pa + GICR_TYPER));
-        if (!typer.PLPIS) throw new GicError(`the redistributor at 0x${pa.toString(16)} takes no LPIs`);
-        found.push({ pa, number: typer.Processor_Number });
-        if (typer.Last) break;
-      }
-    }
-    if (found.length < this.#description.cpus) {
-      throw new GicError(`${found.length} redistributors for ${this.#description.cpus} CPUs`);
-    }
-    return found
-      .sort((a, b) => a.number - b.number)
-      .slice(0, this.#description.cpus)
-      .map((f) => f.pa);
-  }
-
-  *#initCpu(pcpu: number, rdFramePa: number): Op<Collection> {
-    const { el2 } = this.#o;
-    yield* el2.write32(rdFramePa + GICR_WAKER, 0);
-    yield* this.#poll(
-      rdFramePa + GICR_WAKER,
-      (value) => (value & GICR_WAKER_ChildrenAsleep) === 0,
-      'GICR_WAKER.ChildrenAsleep stays 1',
-    );
-    if (((yield* el2.read32(rdFramePa + GICR_CTLR)) & GICR_CTLR_EnableLPIs) !== 0) {
-      throw new GicError(`LPIs of CPU ${pcpu} are enabled already`);
-    }
-    const attributes = { InnerCache: GIC_CACHE.RAWAWB, OuterCache: 0, Shareability: GIC_SHAREABILITY.INNER };
-    const propbaser = encodeGicrPropbaser({
-      idBits: HOST_LPI_ID_BITS,
-      pa: this.#lpis.propertyTablePa,
-      ...attributes,
-    });
-    const pendbaser = encodeGicrPendbaser({ pa: yield* this.#lpis.pendingTable(), PTZ: true, ...attributes });
-    yield* el2.batch([
-      physWrite32(rdFramePa + GICR_IGROUPR0, 0xffff_ffff),
-      physWrite64(rdFramePa + GICR_PROPBASER, propbaser.lo, propbaser.hi),
-      physWrite64(rdFramePa + GICR_PENDBASER, pendbaser.lo, pendbaser.hi),
-      physWrite32(rdFramePa + GICR_CTLR, GICR_CTLR_EnableLPIs),
-      sysregWrite(pcpu, 'ICC_SRE_EL1', 1),
-      sysregWrite(pcpu, 'ICC_PMR_EL1', 0xff),
-      sysregWrite(pcpu, 'ICC_BPR1_EL1', 0),
-      sysregWrite(pcpu, 'ICC_CTLR_EL1', ICC_CTLR_EL1_EOImode),
-      sysregWrite(pcpu, 'ICC_IGRPEN1_EL1', 1),
-    ]);
-    const typer = decodeGicrTyper(yield* el2.read64(rdFramePa + GICR_TYPER));
-    return { processorNumber: typer.Processor_Number, rdFramePa };
-  }
-
-  *#poll(pa: number, done: (value: number) => boolean, what: string): Op<void> {
-    for (let polls = 0; !done(yield* this.#o.el2.read32(pa)); polls++) {
-      if (polls >= POLLS_MAX) throw new GicError(what);
-      yield* sleep(POLL_NS);
-    }
+    return physWrite32(this.#driver.gicdPa + row + 4 * (intid >>> 5), (1 << (intid & 31)) >>> 0);
   }
 }
 
-function describe(tree: FdtNode): Description {
-  const gic = tree.compatibleNodes('arm,gic-v3')[0];
-  if (gic === undefined) throw new GicError('the device tree has no arm,gic-v3 node');
-  const regions = gic.regions();
-  const count = gic.u32('#redistributor-regions') ?? 1;
-  if (regions.length < 1 + count) throw new GicError(`reg of ${gic.path} lacks redistributor regions`);
-  const cpus = tree.find('/cpus')?.children.filter((c) => c.string('device_type') === 'cpu').length ?? 0;
-  if (cpus === 0) throw new GicError('the device tree has no CPU');
-  return {
-    gicdPa: regions[0]!.address,
-    redistributorRegions: regions.slice(1, 1 + count),
-    cpus,
-    itses: gic.compatibleNodes('arm,gic-v3-its').map((node) => ({
-      name: node.name,
-      phandle: node.phandle ?? 0,
-      basePa: node.regions()[0]!.address,
-    })),
-  };
+/** The driver for the GIC of the tree. Throws GicError. */
+function driverOf(parts: HostGicParts, tree: FdtNode): GicDriver {
+  const [node] = tree.compatibleNodes('arm,gic-v3', ...GICV2_COMPATIBLE);
+  if (node === undefined) throw new GicError('the device tree has neither an arm,gic-v3 node nor a GICv2');
+  const cpus = cpusOf(tree);
+  return node.isCompatible('arm,gic-v3') ? new GicV3(parts, node, cpus) : new GicV2(parts, node, cpus);
 }

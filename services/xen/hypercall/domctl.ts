@@ -15,6 +15,8 @@ import {
   PT_IRQ_TYPE,
   XEN_DOMCTL,
   XEN_DOMCTL_CDF,
+  XEN_DOMCTL_CONFIG_GIC_NATIVE,
+  XEN_DOMCTL_CONFIG_GIC_V2,
   XEN_DOMCTL_CONFIG_GIC_V3,
   XEN_DOMCTL_DEV_PCI,
   XEN_DOMCTL_INTERFACE_VERSION,
@@ -36,6 +38,7 @@ import {
 import { DOMID_INVALID, DOMID_IO } from '#shared/abi/hypercall.ts';
 import type { CStruct } from '#shared/abi/layout.ts';
 import { SPI_FIRST, SPI_LAST } from '#shared/arch/gic/distributor.ts';
+import { GICV2_CPUS_MAX } from '#shared/arch/gic/v2.ts';
 import { type Op, withLock } from '#shared/core/op.ts';
 import type { Domain, DomIo } from '../domain/domain.ts';
 import { check, XenError } from '../error.ts';
@@ -136,8 +139,12 @@ function union<T>(type: CStruct<T>, arg: Uint8Array): T {
 function* createdomain(xen: XenParts, wanted: number, arg: Uint8Array): Op<number> {
   const c = union(xen_domctl_createdomain, arg);
   check((c.flags & ~CDF_KNOWN) === 0, 'EINVAL', `flags 0x${c.flags.toString(16)}`);
-  check(c.max_vcpus >= 1 && c.max_vcpus <= VCPUS_MAX, 'EINVAL', `${c.max_vcpus} vCPUs`);
-  check(c.gic_version === 0 || c.gic_version === XEN_DOMCTL_CONFIG_GIC_V3, 'EINVAL', `GIC version ${c.gic_version}`);
+  // A guest has a GIC of the machine's version.
+  const native = xen.lifecycle.gicVersion === 2 ? XEN_DOMCTL_CONFIG_GIC_V2 : XEN_DOMCTL_CONFIG_GIC_V3;
+  const vcpusMax = native === XEN_DOMCTL_CONFIG_GIC_V2 ? GICV2_CPUS_MAX : VCPUS_MAX;
+  check(c.max_vcpus >= 1 && c.max_vcpus <= vcpusMax, 'EINVAL', `${c.max_vcpus} vCPUs`);
+  const isNative = c.gic_version === XEN_DOMCTL_CONFIG_GIC_NATIVE || c.gic_version === native;
+  check(isNative, 'EINVAL', `GIC version ${c.gic_version}`);
   check(c.nr_spis <= SPI_LAST + 1 - SPI_FIRST, 'EINVAL', `${c.nr_spis} SPIs`);
   const domid = xen.domains.chooseDomid(wanted);
   yield* xen.lifecycle.create({
@@ -152,7 +159,7 @@ function* createdomain(xen: XenParts, wanted: number, arg: Uint8Array): Op<numbe
     spis: c.nr_spis || SPIS_DEFAULT,
   });
   xen_domctl.encodeInto(arg, { domain: domid });
-  const out = { gic_version: XEN_DOMCTL_CONFIG_GIC_V3, clock_frequency: CLOCK_FREQUENCY };
+  const out = { gic_version: native, clock_frequency: CLOCK_FREQUENCY };
   xen_domctl_createdomain.encodeInto(arg, out, XEN_DOMCTL_UNION_OFFSET);
   return 0;
 }

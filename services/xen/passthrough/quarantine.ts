@@ -32,11 +32,12 @@ export function* cutOff(device: PciDevice, guest: PciGuest, { smmus, vmids }: Qu
   if (view !== undefined) yield* leaveView(guest.p2m, view, vmids);
   const { guestSbdf } = device;
   const vDeviceId = vDeviceIdOf(device);
-  if (vDeviceId === undefined || guest.vgic === undefined) return;
+  const vits = guest.vgic?.vits;
+  if (vDeviceId === undefined || vits === undefined) return;
   // The name goes first: a command that waits for the vITS could map the device again.
   device.guestSbdf = undefined;
   try {
-    yield* guest.vgic.vits.release(vDeviceId);
+    yield* vits.release(vDeviceId);
   } catch (error) {
     device.guestSbdf = guestSbdf;
     throw error;

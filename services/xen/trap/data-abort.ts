@@ -29,7 +29,7 @@ export function* dataAbort(domain: Domain | undefined, trap: TrapRequest, counts
   const { sizeBytes, isWrite } = abort;
   if (sizeBytes !== 0 && domain.vgic !== undefined) {
     const value = trap.data.subarray(0, sizeBytes);
-    const data = yield* domain.vgic.mmio({ ipa: trap.ipa, sizeBytes, isWrite, value });
+    const data = yield* domain.vgic.mmio({ vcpu: trap.vcpu, ipa: trap.ipa, sizeBytes, isWrite, value });
     if (data !== undefined) {
       counts.add('traps', isWrite ? 'write' : 'read');
       return { outcome: TrapOutcome.TRAP_OUTCOME_EMULATED, data };

@@ -70,6 +70,10 @@ export class IrqBank {
     return (this.#enabled[i >>> 5]! & this.#group[i >>> 5]! & (1 << (i & 31))) !== 0;
   }
 
+  priorityOf(intid: number): number {
+    return this.#priority[intid - 32 * this.firstWord]!;
+  }
+
   isPending(intid: number): boolean {
     return this.#has(this.#pending, intid);
   }

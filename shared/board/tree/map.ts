@@ -25,7 +25,7 @@ export function mapOf(
   const ram = memory.map((r) => ({ name: 'memory', ...r }));
   const blocks: Part[] = [
     { name: gic.path, ...gic.distributor },
-    ...gic.redistributors.map((r) => ({ name: gic.path, ...r })),
+    ...(gic.version === 3 ? gic.redistributors : [gic.cpuInterface]).map((r) => ({ name: gic.path, ...r })),
     ...[...gic.its, ...smmus].map(({ path, registers }) => ({ name: path, ...registers })),
     ...bridges.map((b) => ({
       name: `${b.driver === 'thunder-pem' ? 'configuration' : 'ECAM'} of ${b.path}`,

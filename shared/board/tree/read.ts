@@ -1,7 +1,7 @@
 /**
  * From a device tree to the parts of a board: what is there, whether it can be modelled, and whether it fits together.
  * A board that cannot be built is refused with one line that names what it lacks.
- * Not modelled: devices other than memory, CPUs, GICv3 with its ITSs, SMMUs and PCI host bridges; they are left out, and
+ * Not modelled: devices other than memory, CPUs, the GIC with its ITSs, SMMUs and PCI host bridges; they are left out, and
  * nothing answers at their addresses.
  */
 import { parseFdt } from '../../fdt/blob.ts';
@@ -19,7 +19,7 @@ export function readBoardTree({ dtb, without = [] }: Pick<BoardDescription, 'dtb
   try {
     const tree = parseFdt(dtb);
     const mpidrs = mpidrsOf(tree);
-    const gic = gicOf(tree, without.includes('msi'));
+    const gic = gicOf(tree, mpidrs.length, without.includes('msi'));
     const smmus = smmusOf(tree, gic);
     const { bridges, leftOut } = bridgesOf(tree, smmus, gic, without.includes('smmu'));
     const memory = memoryOf(tree);

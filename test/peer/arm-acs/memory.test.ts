@@ -131,7 +131,7 @@ describe('sysarch-acs exerciser: memory', () => {
     p.write(gicd + 0x6000 + intid * 8, le(0, 8));
     p.exerciser(ONE)(DMA_PROBE.RAISE_ONE, 0);
     assert.equal(p.cfg(ONE, PCI.STATUS, 2) & 8, 8);
-    const cpu = p.machine.gic.cpuInterfaces[0]!;
+    const cpu = p.machine.gicv3!.cpuInterfaces[0]!;
     assert.equal(cpu.read('ICC_IAR1_EL1'), intid);
     p.exerciser(ONE)(DMA_PROBE.INTERRUPTS, 1);
     cpu.write('ICC_EOIR1_EL1', intid);

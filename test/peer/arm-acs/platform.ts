@@ -35,6 +35,7 @@ import { SMMU_GBPA } from '#shared/arch/smmu/v3.ts';
 import { readBoard } from '#shared/board/board-file.ts';
 import type { BoardDescription } from '#shared/board/description.ts';
 import type { BoardBridge } from '#shared/board/parts.ts';
+import { requireGicv3 } from '#shared/board/parts.ts';
 import type { Op } from '#shared/core/op.ts';
 import { lookupRid } from '#shared/fdt/pci-bindings.ts';
 import { busOf, devfnOf, parseSbdf, segmentOf } from '#shared/ids/sbdf.ts';
@@ -185,7 +186,7 @@ export class Platform {
 
   /** Takes and completes what every PE has, by PE. */
   taken(): number[][] {
-    return this.machine.gic.cpuInterfaces.map((cpu) => {
+    return this.machine.gicv3!.cpuInterfaces.map((cpu) => {
       const intids: number[] = [];
       for (let intid = cpu.read('ICC_IAR1_EL1')!; intid !== NOTHING; intid = cpu.read('ICC_IAR1_EL1')!) {
         intids.push(intid);
@@ -205,13 +206,13 @@ export class Platform {
   }
 
   #startInterrupts(): void {
-    const { gic } = this.machine.board;
+    const gic = requireGicv3(this.machine.board.gic);
     this.write(gic.distributor.pa + GICD_CTLR, le(GICD_CTLR_EnableGrp1));
     this.write(this.#ramPa, new Uint8Array(0x1_0000).fill(0xa3));
     const frames = gic.redistributors.flatMap(({ pa, sizeBytes }) =>
       Array.from({ length: Math.floor(sizeBytes / GICR_SIZE_BYTES) }, (_, i) => pa + i * GICR_SIZE_BYTES),
     );
-    for (const [pe, cpu] of this.machine.gic.cpuInterfaces.entries()) {
+    for (const [pe, cpu] of this.machine.gicv3!.cpuInterfaces.entries()) {
       const prop = encodeGicrPropbaser({ idBits: 16, pa: this.#ramPa, ...ATTRIBUTES });
       const pend = encodeGicrPendbaser({ pa: this.#ramPa + (pe + 1) * 0x1_0000, PTZ: true, ...ATTRIBUTES });
       this.write(frames[pe]! + GICR_PROPBASER, pair(prop));

@@ -13,6 +13,7 @@ import {
   GICD_ISPENDR,
 } from '#shared/arch/gic/distributor.ts';
 import { GICR_SGI_FRAME } from '#shared/arch/gic/redistributor.ts';
+import { pulseSpi } from '../../../services/hardware/gic/controller.ts';
 import { Bench } from '../../unit/hardware/gic/bench.ts';
 
 const NOTHING = 1023;
@@ -149,7 +150,7 @@ describe('[linux-selftests/vgic_irq] what does not exist', () => {
     test(`INTID ${intid} has no line`, () => {
       const g = new Guest(0, true);
       g.b.gic.setSpiLine(intid, true);
-      g.b.gic.pulseSpi(intid);
+      pulseSpi(g.b.gic, intid);
       assert.deepEqual(g.handleAll(), []);
       assert.deepEqual(g.b.signals, []);
     });

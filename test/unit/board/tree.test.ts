@@ -1,6 +1,6 @@
 import { assert, describe, test } from 'vitest';
 import type { BoardLack } from '#shared/board/description.ts';
-import { BoardError, type BoardTree } from '#shared/board/parts.ts';
+import { BoardError, type BoardTree, requireGicv3 } from '#shared/board/parts.ts';
 import { readBoardTree } from '#shared/board/tree/read.ts';
 import { buildFdt } from '#shared/fdt/blob.ts';
 import type { FdtNode } from '#shared/fdt/node.ts';
@@ -73,7 +73,7 @@ describe('a two-node ThunderX', () => {
   test('has the CPUs of each node in the redistributor region of that node', () => {
     assert.deepEqual(board.mpidrs, [0, 1, 0x1_0000, 0x1_0001]);
     assert.deepEqual(
-      board.gic.redistributors.map((r) => r.sizeBytes),
+      requireGicv3(board.gic).redistributors.map((r) => r.sizeBytes),
       [0x4_0000, 0x4_0000],
     );
     assert.deepEqual(
@@ -228,10 +228,13 @@ describe('the address map', () => {
 describe('a tree that is refused', () => {
   test.for<[string, (root: FdtNode) => void]>([
     [
-      'is a GICv2 with 1 v2m frame, and MSI needs GICv3 with an ITS',
+      'is a GICv2, its v2m frame makes SPIs of messages and translates nothing through an ITS ("without: [msi]" in the',
       (root) => {
         const gic = node(root, GIC).setStrings('compatible', 'arm,gic-400');
-        gic.addChild('v2m@0').setStrings('compatible', 'arm,gic-v2m-frame');
+        gic
+          .addChild('v2m@0')
+          .setStrings('compatible', 'arm,gic-v2m-frame')
+          .setReg({ address: 0x8010_1000_0000, sizeBytes: 0x1000 });
       },
     ],
     [

@@ -77,7 +77,7 @@ describe('virtual slots', () => {
 });
 
 describe('the device tree of a guest', () => {
-  const tree = parseFdt(guestDevicetree({ memoryBytes: 256 * MIB, vcpus: 2, cmdline: 'console=hvc0' }));
+  const tree = parseFdt(guestDevicetree({ memoryBytes: 256 * MIB, vcpus: 2, cmdline: 'console=hvc0', gicVersion: 3 }));
 
   test('has its memory, CPUs and command line', () => {
     assert.deepEqual(tree.find('/memory@40000000')!.reg(), [{ address: 0x4000_0000, sizeBytes: 256 * MIB }]);
@@ -92,6 +92,20 @@ describe('the device tree of a guest', () => {
     assert.equal(hypervisor.u32('msi-parent'), its.phandle);
     assert.deepEqual(hypervisor.interrupts(), [[1, 15, 0xf08]]);
     assert.deepEqual(hypervisor.reg()[0], { address: 0x3800_0000, sizeBytes: 0x100_0000 });
+  });
+
+  test('has a GICv2 without an ITS on a machine with a GICv2', () => {
+    const v2 = parseFdt(guestDevicetree({ memoryBytes: 256 * MIB, vcpus: 2, cmdline: '', gicVersion: 2 }));
+    const [gic, ...others] = v2.compatibleNodes('arm,gic-400', 'arm,gic-v3', 'arm,gic-v3-its');
+    assert.isEmpty(others);
+    assert.deepEqual(gic!.regions(), [
+      { address: 0x0300_1000, sizeBytes: 0x1000 },
+      { address: 0x0300_2000, sizeBytes: 0x2000 },
+    ]);
+    const hypervisor = v2.compatibleNodes('xen,xen')[0]!;
+    assert.isFalse(hypervisor.has('msi-parent'));
+    assert.equal(hypervisor.u32('interrupt-parent'), gic!.phandle);
+    assert.equal(v2.find('/timer')!.u32('interrupt-parent'), gic!.phandle);
   });
 
   test('memory beyond 3 GiB goes into the second bank', () => {

@@ -50,7 +50,7 @@ class Builder implements Service {
     const size = new DataView((yield* cpu.read(this.x0, 8)).buffer).getUint32(4);
     const tree = parseFdt(yield* cpu.read(this.x0, size));
     const window = tree.compatibleNodes('xen,xen')[0]!.regions()[1]!.address;
-    const domid = yield* h.createdomain({
+    const { domid } = yield* h.createdomain({
       flags: XEN_DOMCTL_CDF.hvm | XEN_DOMCTL_CDF.hap | XEN_DOMCTL_CDF.iommu,
       max_vcpus: 1,
       max_evtchn_port: 1023,

@@ -8,6 +8,7 @@ import {
   lookupInterrupt,
   lookupRid,
   lookupRidAt,
+  lookupSpi,
   pciPhysHi,
   pciRanges,
   ridMap,
@@ -103,5 +104,18 @@ describe('a host bridge node', () => {
     assert.deepEqual([spi(0x00, 1), spi(0x08, 1), spi(0x10, 1), spi(0x18, 1)], [3, 4, 5, 6]);
     assert.deepEqual([spi(0x10, 2), spi(0x10, 3), spi(0x20, 1)], [6, 3, 3]);
     assert.equal(lookupInterrupt(map, 0, 5), undefined);
+  });
+
+  test('the mask says whether the function of a device counts', () => {
+    // An AMD Overdrive: the root ports are functions 1 to 3 of device 2.
+    const rows = [0x11, 0x12].map((devfn, i) => ({
+      match: [devfn << 8, 0, 0, 1],
+      phandle: 1,
+      specifier: [0, 288 + i, 1],
+    }));
+    const map = { mask: [0xff00, 0, 0, 7], rows };
+    const spis = [0x10, 0x11, 0x12].map((devfn) => lookupSpi(map, devfn, 1));
+    assert.deepEqual(spis, [-1, 288, 289]);
+    assert.equal(lookupSpi({ ...map, mask: [0xf800, 0, 0, 7] }, 0x10, 1), 288);
   });
 });

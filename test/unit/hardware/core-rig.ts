@@ -1,4 +1,4 @@
-/** The machine service of the bundled QEMU virt board, spoken to in messages as EL2, a domain and the operator do. */
+/** The machine service of a bundled board, QEMU virt when none is named, spoken to in messages as EL2, a domain and the operator do. */
 import type { CpuOp, CpuResult, El2Op, El2Result } from '#gen/hardware.ts';
 import { encodeVtcr, MEM_ATTR, S2AP, SHAREABILITY, writeLeaf, writeTable } from '#shared/arch/vmsa.ts';
 import { readBoard } from '#shared/board/board-file.ts';
@@ -20,10 +20,12 @@ export const number = (bytes: Uint8Array): number => bytes.reduceRight((n, byte)
 export const read = (ipa: number, sizeBytes: number): CpuOp => ({ kind: 1, ipa, sizeBytes, data: NO_DATA });
 export const write = (ipa: number, data: Uint8Array): CpuOp => ({ kind: 2, ipa, sizeBytes: 0, data });
 
-export const physRead = (pa: number, sizeBytes: number): El2Op => ({
-  op: { $case: 'physRead', value: { pa, sizeBytes } },
+export const physRead = (pa: number, sizeBytes: number, pcpu = 0): El2Op => ({
+  op: { $case: 'physRead', value: { pa, sizeBytes, pcpu } },
 });
-export const physWrite = (pa: number, data: Uint8Array): El2Op => ({ op: { $case: 'physWrite', value: { pa, data } } });
+export const physWrite = (pa: number, data: Uint8Array, pcpu = 0, valueFromOp = 0): El2Op => ({
+  op: { $case: 'physWrite', value: { pa, data, pcpu, valueFromOp } },
+});
 export const sysregRead = (name: string, pcpu = 0): El2Op => ({ op: { $case: 'sysregRead', value: { pcpu, name } } });
 export const sysregWrite = (name: string, value: number, valueFromOp = 0, pcpu = 0): El2Op => ({
   op: { $case: 'sysregWrite', value: { pcpu, name, value, valueFromOp } },
@@ -34,14 +36,15 @@ export const tlbi = (kind: 1 | 2 | 3, vmid: number, ipa = 0): El2Op => ({
 
 export class CoreRig {
   now = 1_000_000;
-  readonly core = createHardwareCore(readBoard('examples/boards/qemu-virt.yaml'), { idBase: 0 });
+  readonly core: ReturnType<typeof createHardwareCore>;
   /** Everything that was sent and not answered here, in order. */
   readonly outbox: { readonly to: Peer; readonly id: number; readonly body: Body }[] = [];
   /** Replies by the id of the request. */
   readonly #replies = new Map<number, { body: Body | undefined; refused: string }>();
   #nextId = 1;
 
-  constructor() {
+  constructor(board = 'examples/boards/qemu-virt.yaml') {
+    this.core = createHardwareCore(readBoard(board), { idBase: 0 });
     this.#take(this.core.start(this.now));
   }
 

@@ -124,7 +124,7 @@ export class MachineRig {
 
   /** Takes and completes what the PE has. */
   take(pcpu = 0): number {
-    const cpu = this.machine.gic.cpuInterfaces[pcpu]!;
+    const cpu = this.machine.gicv3!.cpuInterfaces[pcpu]!;
     const intid = cpu.read('ICC_IAR1_EL1')!;
     cpu.write('ICC_EOIR1_EL1', intid);
     return intid;
@@ -145,8 +145,8 @@ export class MachineRig {
     this.write(GICR + 0x70, le(PROP + 15, 8));
     this.write(GICR + 0x78, le(PEND, 8));
     this.write(GICR, le(1));
-    this.machine.gic.cpuInterfaces[0]!.write('ICC_PMR_EL1', 0xf8);
-    this.machine.gic.cpuInterfaces[0]!.write('ICC_IGRPEN1_EL1', 1);
+    this.machine.gicv3!.cpuInterfaces[0]!.write('ICC_PMR_EL1', 0xf8);
+    this.machine.gicv3!.cpuInterfaces[0]!.write('ICC_IGRPEN1_EL1', 1);
   }
 
   #startIts(): void {

@@ -42,7 +42,7 @@ function bench(
 ) {
   const ram = new Ram([{ pa: RAM, sizeBytes: 0x400_0000 }]);
   const bus = new Bus(ram);
-  const gic = new Gic({ memory: ram, affinities: [0, 1], regionCapacities: [2], signal: () => {} });
+  const gic = new Gic({ memory: ram, affinities: [0, 1], regionCapacities: [2], hooks: { signal: () => {} } });
   const its = new Its('its', 1, ram, gic, choices);
   bus.map(ITS, 0x2_0000, wrap(its));
   const batches: (readonly BusAccess[])[] = [];

@@ -4,6 +4,10 @@ import {
   PT_IRQ_TYPE,
   XEN_DOMCTL,
   XEN_DOMCTL_BYTES,
+  XEN_DOMCTL_CDF,
+  XEN_DOMCTL_CONFIG_GIC_NATIVE,
+  XEN_DOMCTL_CONFIG_GIC_V2,
+  XEN_DOMCTL_CONFIG_GIC_V3,
   XEN_DOMCTL_INTERFACE_VERSION,
   XEN_DOMCTL_UNION_OFFSET,
   xen_domctl,
@@ -70,6 +74,22 @@ describe('domctl', () => {
       [0, (h) => h.createdomain({ max_vcpus: 129 }), 'EINVAL'],
       [0, (h) => h.setvcpucontext(1, 1, 0, 0), 'EINVAL'],
     ]);
+  });
+
+  test('makes a domain with a GIC of the machine’s version, and with no other', () => {
+    for (const [board, native, other] of [
+      ['qemu-virt', XEN_DOMCTL_CONFIG_GIC_V3, XEN_DOMCTL_CONFIG_GIC_V2],
+      ['virt-gicv2', XEN_DOMCTL_CONFIG_GIC_V2, XEN_DOMCTL_CONFIG_GIC_V3],
+    ] as const) {
+      const host = new HostBench(1, `examples/boards/${board}.yaml`);
+      const create = (gic_version: number, max_vcpus: number) =>
+        host.run(0, ({ hypercalls }) => hypercalls.createdomain({ gic_version, max_vcpus, flags: XEN_DOMCTL_CDF.hap }));
+      assert.equal(create(XEN_DOMCTL_CONFIG_GIC_NATIVE, 1).config.gic_version, native);
+      assert.equal(create(native, 8).config.gic_version, native);
+      assert.throws(() => create(other, 1), HypercallFailed, 'EINVAL');
+      if (native === XEN_DOMCTL_CONFIG_GIC_V3) assert.equal(create(native, 9).config.max_vcpus, 9);
+      else assert.throws(() => create(native, 9), HypercallFailed, 'EINVAL');
+    }
   });
 
   test('of another interface version is EACCES, of an unknown command ENOSYS', () => {

@@ -10,6 +10,7 @@ import { PCI_BRIDGE } from '#shared/arch/pci/bridge-header.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
 import { PCI_MSIX, PCI_MSIX_ENTRY, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import { readBoard } from '#shared/board/board-file.ts';
+import type { BoardDescription } from '#shared/board/description.ts';
 import { type Body, body, domidOf, type Effect, type Payload, type Peer } from '#shared/core/core.ts';
 import type { Op, Step } from '#shared/core/op.ts';
 import { type Answer, Runtime, type Service } from '#shared/core/runtime.ts';
@@ -102,8 +103,8 @@ export class XenRig {
   readonly #replies = new Map<number, Envelope>();
   #nextId = 1;
 
-  constructor(board = 'examples/boards/qemu-virt.yaml') {
-    this.hardware = createHardwareCore(readBoard(board), { idBase: 0 });
+  constructor(board: string | BoardDescription = 'examples/boards/qemu-virt.yaml') {
+    this.hardware = createHardwareCore(typeof board === 'string' ? readBoard(board) : board, { idBase: 0 });
     const side = new XenSide(this);
     this.runtime.attach(side);
     this.#take('hardware', this.hardware.start(0));
@@ -192,7 +193,7 @@ export class XenRig {
   /** dom0's part: the segment is bound, bus 1 stands behind its root port, the BARs are placed, the devices reported. */
   enumerate(reported: readonly number[] = [DEVICE, OTHER]): void {
     const { hostBridges, pciDevices } = this.xen;
-    hostBridges.bind(0, ECAM, 0x1000_0000);
+    hostBridges.bind(0, ECAM, hostBridges.all[0]!.cfgSize);
     const write = (pa: number, data: Uint8Array): void => this.run(this.el2.write(pa, data));
     write(PORT + PCI_BRIDGE.PRIMARY_BUS, le(0x01_0100));
     write(PORT + PCI_BRIDGE.MEMORY_BASE, le(0x1010_1000));

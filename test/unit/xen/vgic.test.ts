@@ -74,13 +74,13 @@ class Guest {
 
   /** Undefined when the guest takes an abort. */
   read(ipa: number, sizeBytes = 4): number | undefined {
-    const data = run(this.vgic.mmio({ ipa, sizeBytes, isWrite: false, value: new Uint8Array(0) }));
+    const data = run(this.vgic.mmio({ vcpu: 0, ipa, sizeBytes, isWrite: false, value: new Uint8Array(0) }));
     return data?.reduceRight((n, byte) => n * 256 + byte, 0);
   }
 
   write(ipa: number, value: number, sizeBytes = 4): boolean {
     const data = Uint8Array.from({ length: sizeBytes }, (_, i) => Math.floor(value / 256 ** i) & 0xff);
-    return run(this.vgic.mmio({ ipa, sizeBytes, isWrite: true, value: data })) !== undefined;
+    return run(this.vgic.mmio({ vcpu: 0, ipa, sizeBytes, isWrite: true, value: data })) !== undefined;
   }
 
   gicd(offset: number, value: number, sizeBytes = 4): void {

@@ -9,7 +9,7 @@
 
 import type { DomainConfig } from '#gen/toolstack.ts';
 import { GUEST_MAGIC_BASE, XEN_PAGE_SIZE } from '#shared/abi/arch-arm.ts';
-import { XEN_DOMCTL_CDF, XEN_DOMCTL_CONFIG_GIC_V3 } from '#shared/abi/domctl.ts';
+import { XEN_DOMCTL_CDF, XEN_DOMCTL_CONFIG_GIC_NATIVE, XEN_DOMCTL_CONFIG_GIC_V2 } from '#shared/abi/domctl.ts';
 import { HVM_PARAM } from '#shared/abi/hvm.ts';
 import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { body } from '#shared/core/core.ts';
@@ -73,7 +73,7 @@ function checkConfig(log: Log, config: DomainConfig): void {
 
 function* build(ctx: Libxl, log: Log, config: DomainConfig, paused: boolean, undo: Undo): Op<number> {
   const { hypercalls } = ctx.kernel;
-  const guest = yield* makeDomain(ctx, log, config, undo);
+  const { guest, gicVersion } = yield* makeDomain(ctx, log, config, undo);
   const { domid } = guest;
   const memoryBytes = config.memoryMib * MIB;
   yield* hypercalls.max_vcpus(domid, config.vcpus);
@@ -91,7 +91,7 @@ function* build(ctx: Libxl, log: Log, config: DomainConfig, paused: boolean, und
   yield* seedGrantTable(ctx, domid, { consoleGfn: CONSOLE_GFN, storeGfn: STORE_GFN });
   yield* initStorePage(ctx, domid, STORE_GFN);
 
-  const tree = guestDevicetree({ memoryBytes, vcpus: config.vcpus, cmdline: config.cmdline });
+  const tree = guestDevicetree({ memoryBytes, vcpus: config.vcpus, cmdline: config.cmdline, gicVersion });
   const treeIpa = devicetreeIpa(memoryBytes, tree.length);
   yield* writeGuest(ctx, domid, treeIpa, tree);
   yield* hypercalls.setvcpucontext(domid, 0, ramBanks(memoryBytes)[0]!.address, treeIpa);
@@ -107,8 +107,13 @@ function* build(ctx: Libxl, log: Log, config: DomainConfig, paused: boolean, und
   return domid;
 }
 
-/** The domain itself, under a name that nobody else has. */
-function* makeDomain(ctx: Libxl, log: Log, config: DomainConfig, undo: Undo): Op<Guest> {
+/** The domain itself, under a name that nobody else has, and the version of the GIC that Xen gave it. */
+function* makeDomain(
+  ctx: Libxl,
+  log: Log,
+  config: DomainConfig,
+  undo: Undo,
+): Op<{ readonly guest: Guest; readonly gicVersion: 2 | 3 }> {
   const { hypercalls } = ctx.kernel;
   return yield* withLock(ctx.nameLock, function* () {
     if (config.name === 'Domain-0' || [...ctx.guests.values()].some((g) => g.name === config.name)) {
@@ -117,17 +122,18 @@ function* makeDomain(ctx: Libxl, log: Log, config: DomainConfig, undo: Undo): Op
     }
     const iommu = config.passthrough === 'disabled' ? 0 : XEN_DOMCTL_CDF.iommu;
     const handle = uuidBytes(config.uuid, ctx.kernel.runtime.now);
-    const domid = yield* hypercalls.createdomain({
+    const created = yield* hypercalls.createdomain({
       handle,
       flags: XEN_DOMCTL_CDF.hvm | XEN_DOMCTL_CDF.hap | iommu,
       max_vcpus: config.vcpus,
       max_evtchn_port: config.maxEventChannels || DEFAULT_EVENT_CHANNELS,
       max_grant_frames: config.maxGrantFrames || DEFAULT_GRANT_FRAMES,
       max_maptrack_frames: DEFAULT_MAPTRACK_FRAMES,
-      gic_version: XEN_DOMCTL_CONFIG_GIC_V3,
+      gic_version: XEN_DOMCTL_CONFIG_GIC_NATIVE,
       // Any function may be attached later, and its line has the machine's number.
       nr_spis: Math.max(0, ctx.kernel.sysfs.highestIrq + 1 - SPI_FIRST),
     });
+    const { domid } = created;
     undo.push('createdomain', () => hypercalls.destroydomain(domid));
     const uuid = formatUuid(handle);
     const guest = new Guest(domid, config.name, uuid, config.onCrash || 'destroy');
@@ -137,7 +143,7 @@ function* makeDomain(ctx: Libxl, log: Log, config: DomainConfig, undo: Undo): Op
       ctx.guests.delete(domid);
     };
     undo.push('guest', plain(forget));
-    return guest;
+    return { guest, gicVersion: created.config.gic_version === XEN_DOMCTL_CONFIG_GIC_V2 ? 2 : 3 };
   });
 }
 

@@ -1,10 +1,15 @@
 /**
- * The device tree that a guest boots with (Xen tools/libs/light/libxl_arm.c), and the banks of its memory. One addition of
- * ours: the virtual ITS below the interrupt controller, which is the msi-parent of what pcifront finds (T9).
+ * The device tree that a guest boots with (Xen tools/libs/light/libxl_arm.c), and the banks of its memory. Its GIC has the
+ * version that Xen gave the domain. One addition of ours: the virtual ITS below a GICv3, which is the msi-parent of what
+ * pcifront finds (T9).
  * Not modelled: a PCI host bridge node; the guest's bus comes with pcifront.
  */
 import {
   GUEST_EVTCHN_PPI,
+  GUEST_GICV2_GICC_BASE,
+  GUEST_GICV2_GICC_SIZE,
+  GUEST_GICV2_GICD_BASE,
+  GUEST_GICV2_GICD_SIZE,
   GUEST_GICV3_GICD_BASE,
   GUEST_GICV3_GICD_SIZE,
   GUEST_GICV3_GICR0_BASE,
@@ -31,6 +36,7 @@ export interface GuestShape {
   readonly memoryBytes: number;
   readonly vcpus: number;
   readonly cmdline: string;
+  readonly gicVersion: 2 | 3;
 }
 
 /** Where a guest's RAM is: up to 3 GiB from GUEST_RAM0_BASE, the rest from GUEST_RAM1_BASE. */
@@ -68,17 +74,29 @@ export function guestDevicetree(guest: GuestShape): Uint8Array {
       .setStrings('device_type', 'memory')
       .setReg(bank);
   }
-  addGic(root);
+  if (guest.gicVersion === 2) addGicV2(root);
+  else addGicV3(root);
   const timer = root.addChild('timer').setStrings('compatible', 'arm,armv8-timer');
   timer.setCells('interrupts', ...ppi(29), ...ppi(30), ...ppi(27)).setCells('interrupt-parent', GIC_PHANDLE);
   const hypervisor = root.addChild('hypervisor').setStrings('compatible', 'xen,xen-4.23', 'xen,xen');
   hypervisor.setReg({ address: GUEST_GNTTAB_BASE, sizeBytes: GUEST_GNTTAB_SIZE }, ...unusedRam(banks));
   hypervisor.setCells('interrupts', ...ppi(GUEST_EVTCHN_PPI)).setCells('interrupt-parent', GIC_PHANDLE);
-  hypervisor.setCells('msi-parent', ITS_PHANDLE);
+  if (guest.gicVersion === 3) hypervisor.setCells('msi-parent', ITS_PHANDLE);
   return buildFdt(root);
 }
 
-function addGic(root: FdtNode): void {
+function addGicV2(root: FdtNode): void {
+  const gic = root.addChild(`interrupt-controller@${GUEST_GICV2_GICD_BASE.toString(16)}`);
+  gic.setStrings('compatible', 'arm,gic-400', 'arm,cortex-a15-gic');
+  gic.setCells('#interrupt-cells', 3).setCells('#address-cells', 0).setFlag('interrupt-controller');
+  gic.setReg(
+    { address: GUEST_GICV2_GICD_BASE, sizeBytes: GUEST_GICV2_GICD_SIZE },
+    { address: GUEST_GICV2_GICC_BASE, sizeBytes: GUEST_GICV2_GICC_SIZE },
+  );
+  gic.setCells('linux,phandle', GIC_PHANDLE).setCells('phandle', GIC_PHANDLE);
+}
+
+function addGicV3(root: FdtNode): void {
   const gic = root.addChild(`interrupt-controller@${GUEST_GICV3_GICD_BASE.toString(16)}`);
   gic.setStrings('compatible', 'arm,gic-v3').setCells('#interrupt-cells', 3).setFlag('interrupt-controller');
   gic.setCells('#address-cells', 2).setCells('#size-cells', 2).setFlag('ranges');

@@ -71,7 +71,7 @@ export class Bench {
       regionCapacities: [123],
       regionPas: [GICR_PA],
       choices: options.gic,
-      signal: (pcpu) => this.signals.push(pcpu),
+      hooks: { signal: (pcpu) => this.signals.push(pcpu) },
     });
     this.its = new Its('its', ITS_PHANDLE, this.ram, this.gic, options.its);
   }

@@ -31,8 +31,8 @@ describe('the interrupt controller of a board', () => {
     const m = machine({ gic: file.gic!, its: file.its! });
     const typer = typerOf(m);
     assert.deepEqual([typer.deviceIdBits, typer.eventIdBits, typer.PTA, typer.ittEntryBytes], [24, 16, true, 12]);
-    assert.equal(((m.gic.distributor.read(GICD_TYPER, 4) >>> 19) & 0x1f) + 1, 20);
-    assert.isTrue(decodeGicrTyper({ lo: m.gic.regions[0]!.read(GICR_TYPER, 4), hi: 0 }).DirectLPI);
+    assert.equal(((m.gicv3!.distributor.read(GICD_TYPER, 4) >>> 19) & 0x1f) + 1, 20);
+    assert.isTrue(decodeGicrTyper({ lo: m.gicv3!.regions[0]!.read(GICR_TYPER, 4), hi: 0 }).DirectLPI);
   });
 
   test('has as many DeviceID bits as its msi-maps need, when the file says nothing', () => {

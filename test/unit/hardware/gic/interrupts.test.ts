@@ -22,6 +22,7 @@ import {
   GICR_TYPER,
   GICR_WAKER,
 } from '#shared/arch/gic/redistributor.ts';
+import { pulseSpi } from '../../../../services/hardware/gic/controller.ts';
 import { Bench, PEND, RAM } from './bench.ts';
 
 const NOTHING = 1023;
@@ -43,7 +44,7 @@ function withSpi(priority = 0xa0, pe = 0, edge = true): Bench {
 describe('shared interrupts', () => {
   test('an edge is offered once, at the PE that GICD_IROUTER names', () => {
     const b = withSpi(0xa0, 1);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.deepEqual(b.signals, [1]);
     assert.equal(b.iar(0), NOTHING);
     assert.equal(b.iar(1), SPI);
@@ -53,9 +54,9 @@ describe('shared interrupts', () => {
 
   test('a second edge while the first is active is taken after deactivation', () => {
     const b = withSpi();
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(b.iar(0), SPI);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(b.iar(0), NOTHING);
     b.eoi(0, SPI);
     assert.equal(b.iar(0), SPI);
@@ -73,7 +74,7 @@ describe('shared interrupts', () => {
 
   test('an SPI routed to a PE that does not exist stays pending and is offered nowhere', () => {
     const b = withSpi(0xa0, 7);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.deepEqual([b.iar(0), b.iar(1)], [NOTHING, NOTHING]);
     b.gic.distributor.write(GICD_IROUTER + 8 * SPI, 4, 0);
     assert.equal(b.iar(0), SPI);
@@ -82,7 +83,7 @@ describe('shared interrupts', () => {
   test('group 1 off at the distributor holds everything back', () => {
     const b = withSpi();
     b.gic.distributor.write(GICD_CTLR, 4, 0);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(b.iar(0), NOTHING);
     b.gic.distributor.write(GICD_CTLR, 4, 2);
     assert.equal(b.iar(0), SPI);
@@ -105,7 +106,7 @@ describe('a CPU interface', () => {
   test('takes nothing at or below the priority mask', () => {
     const b = withSpi(0xa0);
     b.gic.cpuInterfaces[0]!.write('ICC_PMR_EL1', 0xa0);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(b.iar(0), NOTHING);
     b.gic.cpuInterfaces[0]!.write('ICC_PMR_EL1', 0xa8);
     assert.equal(b.iar(0), SPI);
@@ -115,7 +116,7 @@ describe('a CPU interface', () => {
     const b = withSpi(0xa0);
     b.configure(8192, 0xa0, true);
     b.configure(8193, 0x80, true);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(b.iar(0), SPI);
     b.gic.setLpiPending(0, 8192);
     assert.equal(b.iar(0), NOTHING);
@@ -132,10 +133,10 @@ describe('a CPU interface', () => {
     const b = withSpi();
     const cpu = b.gic.cpuInterfaces[0]!;
     cpu.write('ICC_CTLR_EL1', 2);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(b.iar(0), SPI);
     b.eoi(0, SPI);
-    b.gic.pulseSpi(SPI);
+    pulseSpi(b.gic, SPI);
     assert.equal(cpu.read('ICC_RPR_EL1'), 0xff);
     assert.equal(b.gic.distributor.read(GICD_ICACTIVER + 8, 4), 1 << (SPI % 32));
     assert.equal(b.iar(0), NOTHING);
