@@ -4,8 +4,7 @@
  * it is the same, apart from the registers in ASSIGNED. Controls that are off at power-on are written first as the
  * dumped system had written them (`controlsOf`): they hold what they are given. All the rest is there from power-on.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, assert, describe, test } from 'vitest';
@@ -17,21 +16,9 @@ import { parseLspci } from '#shared/lspci/dump.ts';
 import { extendedCapabilitiesOf } from '../../services/hardware/pcie/capability-list.ts';
 import { sharedData } from '../support/data.ts';
 import { controlsOf, narrowDomains, replay } from '../support/lspci-replay.ts';
+import { EXCUSED, lspciText } from '../support/lspci-text.ts';
 
-/** [what, why, where it stands in lspci's text]. Only what the groups match is left out, on both sides. */
-const EXCUSED: readonly (readonly [string, string, RegExp])[] = [
-  ['BAR address', 'the kernel assigns it', /^\tRegion \d: (?:Memory|I\/O ports) at (\S+)/],
-  ['ROM address', 'the kernel assigns it', /^\tExpansion ROM at (\S+(?: \[(?:disabled|virtual)\])*)$/],
-  ['Bus numbers', 'the kernel assigns them', /^\tBus: primary=(\w+), secondary=(\w+), subordinate=(\w+),/],
-  [
-    'Windows of a bridge',
-    'the kernel opens them',
-    /^\t(?:I\/O|Memory|Prefetchable memory) behind bridge: (.*?)(?: \[\d\d-bit\])?$/,
-  ],
-  ['SR-IOV: VF BAR address', 'the kernel assigns it', /^\t\tRegion \d: Memory at (\S+)/],
-];
-
-/** The same in bytes: [what, why, header type, first byte, one behind the last]. */
+/** EXCUSED in bytes: [what, why, header type, first byte, one behind the last]. */
 const ASSIGNED: readonly (readonly [string, string, number, number, number])[] = [
   ['BARs', 'the kernel assigns them', PCI_HEADER_TYPE.NORMAL, PCI.BASE_ADDRESS_0, PCI.BASE_ADDRESS_0 + 24],
   ['ROM address', 'the kernel assigns it', PCI_HEADER_TYPE.NORMAL, PCI.ROM_ADDRESS, PCI.ROM_ADDRESS + 4],
@@ -90,8 +77,8 @@ describe.skipIf(data === undefined && !required)(`every dump as lspci sees it${r
   test.for(files)('%s', (name) => {
     const text = narrowDomains(readFileSync(join(folder!, name), 'utf8'));
     const ours = replay(text, name);
-    const expected = decode(join(work, 'dump'), text);
-    const actual = decode(join(work, 'ours'), ours.text);
+    const expected = lspciText(join(work, 'dump'), text, EXCUSED);
+    const actual = lspciText(join(work, 'ours'), ours.text, EXCUSED);
     assert.equal(expected.length, ours.functions);
     totals.functions += ours.functions;
     totals.enumerated += ours.enumerated;
@@ -121,32 +108,4 @@ function hex(config: Uint8Array, dump: Uint8Array): string[] {
   }
   const line = (from: number): string => `${from.toString(16)}: ${shown.toString('hex', from, from + 16)}`;
   return Array.from({ length: shown.length / 16 }, (_, i) => line(16 * i));
-}
-
-/** What lspci says of each function, without what is excused. */
-function decode(file: string, text: string): string[] {
-  writeFileSync(file, text);
-  const out = execFileSync('lspci', ['-D', '-vvv', '-F', file], {
-    encoding: 'utf8',
-    maxBuffer: 1 << 26,
-    stdio: ['ignore', 'pipe', 'ignore'],
-  });
-  return out.trimEnd().split('\n\n').map(excuse);
-}
-
-function excuse(block: string): string {
-  return block
-    .split('\n')
-    .map((line) => EXCUSED.reduce((text, [, , where]) => blank(text, where), line))
-    .filter((line) => line !== '')
-    .join('\n');
-}
-
-/** Takes the groups of `where` out of a line that it matches. */
-function blank(line: string, where: RegExp): string {
-  const match = new RegExp(where.source, 'd').exec(line);
-  if (match === null) return line;
-  return match.indices!.slice(1).reduceRight((text, range) => {
-    return range === undefined ? text : text.slice(0, range[0]) + text.slice(range[1]);
-  }, line);
 }
