@@ -1,81 +1,46 @@
 /**
  * lspci as judge: for every function of every dump in data/lspci, what our fabric answers after an enumeration decodes
- * to the same text as the dump does, apart from the fields in EXCUSED, which a reset clears or an enumeration assigns.
+ * to the same text as the dump does, apart from the addresses in EXCUSED, which an enumeration assigns; and byte by byte
+ * it is the same, apart from the registers in ASSIGNED. Controls that are off at power-on are written first as the
+ * dumped system had written them (`controlsOf`): they hold what they are given. All the rest is there from power-on.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, assert, describe, test } from 'vitest';
+import { PCI_BRIDGE } from '#shared/arch/pci/bridge-header.ts';
+import { PCI_EXT_CAP_ID } from '#shared/arch/pci/capability.ts';
+import { PCI, PCI_HEADER_TYPE } from '#shared/arch/pci/header.ts';
+import { PCI_SRIOV, PCI_SRIOV_BARS } from '#shared/arch/pci/sriov.ts';
+import { parseLspci } from '#shared/lspci/dump.ts';
+import { extendedCapabilitiesOf } from '../../services/hardware/pcie/capability-list.ts';
 import { sharedData } from '../support/data.ts';
-import { narrowDomains, replay } from '../support/lspci-replay.ts';
+import { controlsOf, narrowDomains, replay } from '../support/lspci-replay.ts';
+import { EXCUSED, lspciText } from '../support/lspci-text.ts';
 
-/** [what, why, where it stands in lspci's text]. Only what the groups match is left out, on both sides. */
-const EXCUSED: readonly (readonly [string, string, RegExp])[] = [
-  ['Command', 'zero after reset, set by the kernel', /^\tControl: (.*)$/],
+/** EXCUSED in bytes: [what, why, header type, first byte, one behind the last]. */
+const ASSIGNED: readonly (readonly [string, string, number, number, number])[] = [
+  ['BARs', 'the kernel assigns them', PCI_HEADER_TYPE.NORMAL, PCI.BASE_ADDRESS_0, PCI.BASE_ADDRESS_0 + 24],
+  ['ROM address', 'the kernel assigns it', PCI_HEADER_TYPE.NORMAL, PCI.ROM_ADDRESS, PCI.ROM_ADDRESS + 4],
+  ['BARs', 'the kernel assigns them', PCI_HEADER_TYPE.BRIDGE, PCI.BASE_ADDRESS_0, PCI.BASE_ADDRESS_0 + 8],
   [
-    'Status: error bits and interrupt status',
-    'cleared by reset',
-    /^\tStatus: .*(ParErr. )DEVSEL=\w+ (>TAbort. <TAbort. <MAbort. >SERR. <PERR. INTx.)/,
+    'Bus numbers',
+    'the kernel assigns them',
+    PCI_HEADER_TYPE.BRIDGE,
+    PCI_BRIDGE.PRIMARY_BUS,
+    PCI_BRIDGE.SEC_LATENCY_TIMER,
   ],
-  ['Latency, cache line size', 'shown for bus masters only; the kernel sets them', /^(\tLatency: .*)$/],
-  ['Interrupt Line', 'the kernel sets it', /^\tInterrupt: pin \S+ routed to (IRQ \d+)$/],
-  ['Interrupt Line without a pin', 'the kernel sets it', /^(\tInterrupt: pin \? routed to .*)$/],
-  ['BAR address', 'the kernel assigns it', /^\tRegion \d: (?:Memory|I\/O ports) at (\S+)/],
-  ['BAR decoding', 'follows from Command', /^\tRegion .*?((?: \[(?:disabled|virtual)\])+)$/],
-  ['ROM address', 'the kernel assigns it', /^\tExpansion ROM at (\S+(?: \[(?:disabled|virtual)\])*)$/],
-  ['Bus numbers', 'the kernel assigns them', /^\tBus: primary=(\w+), secondary=(\w+), subordinate=(\w+),/],
+  ['I/O window', 'the kernel opens it', PCI_HEADER_TYPE.BRIDGE, PCI_BRIDGE.IO_BASE, PCI_BRIDGE.SEC_STATUS],
+  ['Windows', 'the kernel opens them', PCI_HEADER_TYPE.BRIDGE, PCI_BRIDGE.MEMORY_BASE, PCI_BRIDGE.IO_LIMIT_UPPER16 + 2],
+  ['ROM address', 'the kernel assigns it', PCI_HEADER_TYPE.BRIDGE, PCI_BRIDGE.ROM_ADDRESS, PCI_BRIDGE.ROM_ADDRESS + 4],
+  ['BAR', 'the kernel assigns it', PCI_HEADER_TYPE.CARDBUS, PCI.BASE_ADDRESS_0, PCI.BASE_ADDRESS_0 + 4],
   [
-    'Windows of a bridge',
-    'the kernel opens them',
-    /^\t(?:I\/O|Memory|Prefetchable memory) behind bridge: (.*?)(?: \[\d\d-bit\])?$/,
+    'Bus numbers',
+    'the kernel assigns them',
+    PCI_HEADER_TYPE.CARDBUS,
+    PCI_BRIDGE.PRIMARY_BUS,
+    PCI_BRIDGE.SEC_LATENCY_TIMER,
   ],
-  ['Windows of a CardBus bridge', 'follow from Command', /^\t(?:Memory|I\/O) window \d: .*?( \[disabled\])/],
-  [
-    'Secondary Status: error bits',
-    'cleared by reset',
-    /^\tSecondary status: .*(ParErr. )DEVSEL=\w+ (>TAbort. <TAbort. <MAbort. <SERR. <PERR.)/,
-  ],
-  ['Bridge Control', 'zero after reset', /^\tBridgeCtl: (Parity. SERR. NoISA. VGA. VGA16.) MAbort. (>Reset.)/],
-  ['PMCSR: state, PME', 'D0 after reset', /^\t\tStatus: (D\d) NoSoftRst. (PME-Enable.) DSel=\d DScale=\d (PME.)$/],
-  ['MSI: enable, vectors enabled', 'zero after reset', /^\tCapabilities: \[\w+\] MSI: (Enable.) Count=(\d+)\//],
-  ['MSI: address and data', 'zero after reset', /^\t\tAddress: (\w+) {2}Data: (\w+)$/],
-  ['MSI: mask and pending', 'zero after reset', /^\t\tMasking: (\w+) {2}Pending: (\w+)$/],
-  [
-    'MSI-X: enable, function mask',
-    'zero after reset',
-    /^\tCapabilities: \[\w+\] MSI-X: (Enable.) Count=\d+ (Masked.)$/,
-  ],
-  ['Device Control: error reporting', 'zero after reset', /^\t\tDevCtl:\t(CorrErr. NonFatalErr. FatalErr. UnsupReq.)/],
-  [
-    'Device Control: features',
-    'defaults after reset',
-    /^\t\t\t(RlxdOrd. ExtTag. PhantFunc. AuxPwr. NoSnoop.(?: FLReset.| BrConfRtry.)?)$/,
-  ],
-  ['Device Control: sizes', '128 and 512 bytes after reset', /^\t\t\t(MaxPayload \d+ bytes, MaxReadReq \d+ bytes)$/],
-  [
-    'Device Status: errors',
-    'cleared by reset',
-    /^\t\tDevSta:\t(CorrErr. NonFatalErr. FatalErr. UnsupReq.) AuxPwr. (TransPend.)$/,
-  ],
-  ['Link Control', 'zero after reset', /^\t\tLnkCtl:\t(ASPM .*)$/],
-  ['Link Control', 'zero after reset', /^\t\t\t(ExtSynch. ClockPM. AutWidDis. BWInt. AutBWInt.)$/],
-  ['Link Control 2: target speed', 'the highest after reset', /^\t\tLnkCtl2: Target Link Speed: (\S+),/],
-  ['Root Control', 'zero after reset', /^\t\tRootCtl: (.*)$/],
-  ['Device Control 2', 'zero after reset', /^\t\tDevCtl2: (.*)$/],
-  ['Device Control 2: atomic operations', 'zero after reset', /^\t\t\t AtomicOpsCtl: (.*)$/],
-  ['AER: uncorrectable status', 'cleared at power-on', /^\t\tUESta:\t(.*)$/],
-  ['AER: correctable status', 'cleared at power-on', /^\t\tCESta:\t(.*)$/],
-  ['AER: root command', 'zero after reset', /^\t\tRootCmd: (.*)$/],
-  ['AER: root status', 'cleared at power-on', /^\t\tRootSta: (.*)$/],
-  ['ACS control', 'zero after reset', /^\t\tACSCtl:\t(.*)$/],
-  ['ATS control: enable', 'zero after reset', /^\t\tATSCtl:\t(Enable.)/],
-  ['PRI control', 'zero after reset', /^\t\tPRICtl: (.*)$/],
-  ['PASID control', 'zero after reset', /^\t\tPASIDCtl: (.*)$/],
-  ['SR-IOV control', 'zero after reset', /^\t\tIOVCtl:\t(Enable.) Migration. Interrupt. (MSE. ARIHierarchy.)/],
-  ['SR-IOV: NumVFs', 'zero after reset', /^\t\tInitial VFs: \d+, Total VFs: \d+, Number of VFs: (\d+),/],
-  ['SR-IOV: system page size', '4 KiB after reset', /^\t\tSupported Page Size: \w+, System Page Size: (\w+)$/],
-  ['SR-IOV: VF BAR address', 'zero after reset', /^\t\tRegion \d: Memory at (\S+)/],
 ];
 
 const data = sharedData();
@@ -89,13 +54,19 @@ const files =
         .sort();
 const reason = data === undefined ? ' (skipped: no folder shared/data beside the checkout)' : '';
 const totals = { functions: 0, agreed: 0, enumerated: 0 };
+const written = new Set<string>();
 
 describe.skipIf(data === undefined && !required)(`every dump as lspci sees it${reason}`, () => {
   const work = mkdtempSync(join(tmpdir(), 'culvert-lspci-'));
   afterAll(() => {
     rmSync(work, { recursive: true });
+    const left = EXCUSED.map(([what, why]) => `${what} (${why})`);
     console.log(
-      `lspci agrees on ${totals.agreed} of ${totals.functions} functions in ${files.length} dumps; ${totals.enumerated} were reached through ECAM by an enumeration`,
+      [
+        `lspci agrees on ${totals.agreed} of ${totals.functions} functions in ${files.length} dumps; ${totals.enumerated} were reached through ECAM by an enumeration`,
+        `left out: ${left.join('; ')}`,
+        `off at power-on, and written as dumped: ${[...written].sort().join('; ')}`,
+      ].join('\n'),
     );
   });
 
@@ -106,40 +77,35 @@ describe.skipIf(data === undefined && !required)(`every dump as lspci sees it${r
   test.for(files)('%s', (name) => {
     const text = narrowDomains(readFileSync(join(folder!, name), 'utf8'));
     const ours = replay(text, name);
-    const expected = decode(join(work, 'dump'), text);
-    const actual = decode(join(work, 'ours'), ours.text);
+    const expected = lspciText(join(work, 'dump'), text, EXCUSED);
+    const actual = lspciText(join(work, 'ours'), ours.text, EXCUSED);
     assert.equal(expected.length, ours.functions);
     totals.functions += ours.functions;
     totals.enumerated += ours.enumerated;
     totals.agreed += expected.filter((block, i) => block === actual[i]).length;
     assert.deepEqual(actual, expected);
+    const dumped = parseLspci(text, name);
+    const returned = parseLspci(ours.text, name);
+    for (const [i, { config }] of dumped.entries()) {
+      assert.deepEqual(hex(returned[i]!.config, config), hex(config, config), expected[i]!.split('\n')[0]);
+      for (const [what, offset, size, mask] of controlsOf(config)) {
+        for (let b = 0; b < size; b++) if ((config[offset + b]! & (mask >>> (8 * b)) & 0xff) !== 0) written.add(what);
+      }
+    }
   });
 });
 
-/** What lspci says of each function, without what is excused. */
-function decode(file: string, text: string): string[] {
-  writeFileSync(file, text);
-  const out = execFileSync('lspci', ['-D', '-vvv', '-F', file], {
-    encoding: 'utf8',
-    maxBuffer: 1 << 26,
-    stdio: ['ignore', 'pipe', 'ignore'],
-  });
-  return out.trimEnd().split('\n\n').map(excuse);
-}
-
-function excuse(block: string): string {
-  return block
-    .split('\n')
-    .map((line) => EXCUSED.reduce((text, [, , where]) => blank(text, where), line))
-    .filter((line) => line !== '')
-    .join('\n');
-}
-
-/** Takes the groups of `where` out of a line that it matches. */
-function blank(line: string, where: RegExp): string {
-  const match = new RegExp(where.source, 'd').exec(line);
-  if (match === null) return line;
-  return match.indices!.slice(1).reduceRight((text, range) => {
-    return range === undefined ? text : text.slice(0, range[0]) + text.slice(range[1]);
-  }, line);
+/** The bytes of a function, 16 a line, with zeros where ASSIGNED and the VF BARs of `dump` stand. */
+function hex(config: Uint8Array, dump: Uint8Array): string[] {
+  const shown = Buffer.from(config);
+  const type = dump[PCI.HEADER_TYPE]! & PCI_HEADER_TYPE.MASK;
+  for (const [, , header, from, to] of ASSIGNED) if (header === type) shown.fill(0, from, to);
+  // Function 0 says that there are more of them, whether or not the dump's did.
+  shown[PCI.HEADER_TYPE] = config[PCI.HEADER_TYPE]! & PCI_HEADER_TYPE.MASK;
+  for (const { id, offset } of extendedCapabilitiesOf(dump)) {
+    const bars = offset + PCI_SRIOV.BAR;
+    if (id === PCI_EXT_CAP_ID.SRIOV) shown.fill(0, bars, bars + 4 * PCI_SRIOV_BARS);
+  }
+  const line = (from: number): string => `${from.toString(16)}: ${shown.toString('hex', from, from + 16)}`;
+  return Array.from({ length: shown.length / 16 }, (_, i) => line(16 * i));
 }

@@ -3,14 +3,22 @@
  * the first that it can do of a Function Level Reset by its Express or its AF capability, the step from D3hot to D0, and a
  * reset of the bus below its bridge when it is alone there.
  * Then its pin is off (INTX_DISABLE), until a guest has its line: what nobody drives pulls no line that another may have.
- * Reset takes away what enumeration switched on in the function, its ACS too; that is put back (pci_restore_state).
+ * Reset takes away what firmware and enumeration set in the function, its link and error controls and its ACS too; that
+ * is put back (pci_restore_state).
  * A function that stays silent is waited for and then given up: that is told, not fatal, as in Linux.
  * Not modelled: device specific resets. A function with nothing of all these is not reset, which is traced, and its
  * command register and interrupts are cleared all the same.
  */
 import { PCI_BRIDGE, PCI_BRIDGE_CTL } from '#shared/arch/pci/bridge-header.ts';
 import { PCI_ACS, PCI_AF, PCI_CAP_ID, PCI_EXT_CAP_ID, PCI_PM } from '#shared/arch/pci/capability.ts';
-import { PCI_EXP, PCI_EXP_DEVCAP_FLR, PCI_EXP_DEVCTL, PCI_EXP_DEVSTA } from '#shared/arch/pci/express.ts';
+import {
+  PCI_EXP,
+  PCI_EXP_DEVCAP_FLR,
+  PCI_EXP_DEVCTL,
+  PCI_EXP_DEVSTA,
+  PCI_EXP_FLAGS,
+  PCI_EXP_TYPE,
+} from '#shared/arch/pci/express.ts';
 import { PCI, PCI_COMMAND, PCI_STD_BARS } from '#shared/arch/pci/header.ts';
 import { PCI_MSI, PCI_MSI_FLAGS } from '#shared/arch/pci/msi.ts';
 import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
@@ -49,8 +57,9 @@ export interface ResetResult {
 export interface ConfigSnapshot {
   readonly bars: readonly number[];
   readonly cacheLine: number;
-  /** -1 without a PCI Express capability. */
-  readonly devctl: number;
+  readonly interruptLine: number;
+  /** Controls of the PCI Express capability, by their offset in it. */
+  readonly express: ReadonlyMap<number, number>;
   /** ACS Control; -1 without the capability. */
   readonly acs: number;
 }
@@ -59,11 +68,23 @@ export function* saveConfig(access: ConfigAccess, fn: PciFunction): Op<ConfigSna
   const bars: number[] = [];
   for (let i = 0; i < PCI_STD_BARS; i++) bars.push(yield* access.read(fn.sbdf, PCI.BASE_ADDRESS_0 + i * 4, 4));
   const cacheLine = yield* access.read(fn.sbdf, PCI.CACHE_LINE_SIZE, 1);
-  const express = yield* findCapability(access, fn.sbdf, PCI_CAP_ID.EXPRESS);
-  const devctl = express === 0 ? -1 : yield* access.read(fn.sbdf, express + PCI_EXP.DEVCTL, 2);
+  const interruptLine = yield* access.read(fn.sbdf, PCI.INTERRUPT_LINE, 1);
+  const at = yield* findCapability(access, fn.sbdf, PCI_CAP_ID.EXPRESS);
+  const express = new Map<number, number>();
+  const flags = at === 0 ? 0 : yield* access.read(fn.sbdf, at + PCI_EXP.FLAGS, 2);
+  for (const control of at === 0 ? [] : expressControls(flags)) {
+    express.set(control, yield* access.read(fn.sbdf, at + control, 2));
+  }
   const acsAt = yield* findExtendedCapability(access, fn.sbdf, PCI_EXT_CAP_ID.ACS);
   const acs = acsAt === 0 ? -1 : yield* access.read(fn.sbdf, acsAt + PCI_ACS.CTRL, 2);
-  return { bars, cacheLine, devctl, acs };
+  return { bars, cacheLine, interruptLine, express, acs };
+}
+
+/** The controls that an endpoint's capability with these FLAGS has (Linux pci_save_pcie_state). */
+function expressControls(flags: number): readonly number[] {
+  const type = (flags & PCI_EXP_FLAGS.TYPE_MASK) >>> PCI_EXP_FLAGS.TYPE_SHIFT;
+  const first = type === PCI_EXP_TYPE.RC_ENDPOINT ? [PCI_EXP.DEVCTL] : [PCI_EXP.DEVCTL, PCI_EXP.LNKCTL];
+  return (flags & PCI_EXP_FLAGS.VERSION_MASK) < 2 ? first : [...first, PCI_EXP.DEVCTL2, PCI_EXP.LNKCTL2];
 }
 
 /**
@@ -102,9 +123,11 @@ function* clean(kernel: ResetKernel, fn: PciFunction, pristine: ConfigSnapshot, 
 function* restore(access: ConfigAccess, fn: PciFunction, pristine: ConfigSnapshot): Op<void> {
   for (const [i, bar] of pristine.bars.entries()) yield* access.write(fn.sbdf, PCI.BASE_ADDRESS_0 + i * 4, 4, bar);
   yield* access.write(fn.sbdf, PCI.CACHE_LINE_SIZE, 1, pristine.cacheLine);
+  yield* access.write(fn.sbdf, PCI.INTERRUPT_LINE, 1, pristine.interruptLine);
   const express = yield* findCapability(access, fn.sbdf, PCI_CAP_ID.EXPRESS);
-  if (express !== 0 && pristine.devctl >= 0) {
-    yield* access.write(fn.sbdf, express + PCI_EXP.DEVCTL, 2, pristine.devctl & ~PCI_EXP_DEVCTL.INITIATE_FLR);
+  for (const [control, value] of express === 0 ? [] : pristine.express) {
+    const wanted = control === PCI_EXP.DEVCTL ? value & ~PCI_EXP_DEVCTL.INITIATE_FLR : value;
+    yield* access.write(fn.sbdf, express + control, 2, wanted);
   }
   if (pristine.acs < 0) return;
   const acs = yield* findExtendedCapability(access, fn.sbdf, PCI_EXT_CAP_ID.ACS);

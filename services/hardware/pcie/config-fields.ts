@@ -1,22 +1,41 @@
 /**
  * Which bits of a configuration space software may write, from its header and its capabilities
  * (PCIe 5.0, "Configuration Space"). All the rest replays the dump.
- * Not modelled: VPD, hot plug (slot registers), ATS, PRI, PASID, DPC, LTR; their registers read as dumped with their
- * enables at zero, and drop writes.
+ * A dump was taken from a running system, whose software wrote the controls. Of those, what steers something here (bus
+ * numbers, Command, power state, MSI, MSI-X, ACS, ARI Forwarding, Link Disable, resets, Request Retry visibility, AER's
+ * root command, SR-IOV, ATS, PRI, PASID) is at power-on as the book says, off. The rest, and errors that were logged,
+ * is as dumped, as though firmware had left it so. After any other reset all of it is as the book says.
+ * A control bit that was dumped set exists: software can write it.
+ * Not modelled: VPD, hot plug (slot registers), DPC, LTR, L1 substates, PTM; their registers read as dumped and drop
+ * writes.
+ * Not modelled: ATS, PRI, PASID; software can enable them, and no function ever asks for a translation or a page.
  * Not modelled: CardBus bridges (header type 2) beyond their BAR and bus numbers; their windows drop writes.
  */
 import { PCI_BRIDGE, PCI_BRIDGE_CTL, PCI_BRIDGE_RANGE_TYPE_MASK } from '#shared/arch/pci/bridge-header.ts';
-import { PCI_ACS, PCI_AER, PCI_AF, PCI_CAP_ID, PCI_EXT_CAP_ID, PCI_PM } from '#shared/arch/pci/capability.ts';
+import {
+  PCI_ACS,
+  PCI_AER,
+  PCI_AF,
+  PCI_ATS,
+  PCI_CAP_ID,
+  PCI_EXT_CAP_ID,
+  PCI_PASID,
+  PCI_PM,
+  PCI_PRI,
+} from '#shared/arch/pci/capability.ts';
 import { PCI_EA_ENTRY } from '#shared/arch/pci/enhanced-allocation.ts';
 import {
   PCI_EXP,
   PCI_EXP_DEVCAP_FLR,
   PCI_EXP_DEVCAP2_ARI,
   PCI_EXP_DEVCTL,
+  PCI_EXP_DEVCTL_DEFAULT,
   PCI_EXP_DEVCTL2_ARI,
   PCI_EXP_DEVSTA,
   PCI_EXP_FLAGS,
+  PCI_EXP_LNKCTL_KEPT,
   PCI_EXP_LNKCTL_LD,
+  PCI_EXP_LNKCTL2_SPEED_MASK,
   PCI_EXP_RTCTL_RRS_SVE,
   PCI_EXP_TYPE,
 } from '#shared/arch/pci/express.ts';
@@ -31,6 +50,8 @@ import type { ConfigSpace } from './config-space.ts';
 /** Offsets of the capabilities that have a behaviour; -1 where the function has none. */
 export interface ConfigFields {
   readonly pm: number;
+  /** Bit n: the function can be in power state Dn. */
+  readonly powerStates: number;
   readonly msi: number;
   readonly express: number;
   /** Device or port type of the PCI Express capability, -1 without one. */
@@ -63,6 +84,7 @@ export function declareFields(
 ): ConfigFields {
   const found: Found = {
     pm: -1,
+    powerStates: 1,
     msi: -1,
     express: -1,
     expressType: -1,
@@ -80,7 +102,7 @@ export function declareFields(
   for (const { id, offset, roomBytes } of capabilitiesOf(dump)) {
     if (id === PCI_CAP_ID.PM && roomBytes >= 8) {
       found.pm = offset;
-      declarePm(space, offset);
+      found.powerStates = declarePm(space, offset);
     } else if (id === PCI_CAP_ID.MSI && roomBytes >= msiLayout(space.u16(offset + PCI_MSI.FLAGS)).bytes) {
       found.msi = offset;
       declareMsi(space, offset);
@@ -108,13 +130,12 @@ function declareHeader(space: ConfigSpace, bars: readonly BarShape[], headerType
     PCI_COMMAND.PARITY |
     PCI_COMMAND.SERR |
     PCI_COMMAND.INTX_DISABLE;
-  // What the dump caught of the bits that are not RW here (special cycles, palette snoop) is hard-wired to zero.
-  space.poke(PCI.COMMAND, 2, 0xffff, 0);
-  space.allow(PCI.COMMAND, 2, command);
+  // Special cycles, memory write and invalidate, palette snoop: where the dump has them.
+  space.allow(PCI.COMMAND, 2, command | space.u16(PCI.COMMAND));
   space.allowW1c(PCI.STATUS, 2, PCI_STATUS.ERRORS_W1C);
   space.poke(PCI.STATUS, 2, PCI_STATUS.INTERRUPT, 0);
-  space.allow(PCI.CACHE_LINE_SIZE, 1, 0xff);
-  space.allow(PCI.INTERRUPT_LINE, 1, 0xff);
+  space.adopt(PCI.CACHE_LINE_SIZE, 1, 0xff);
+  space.adopt(PCI.INTERRUPT_LINE, 1, 0xff);
   for (const bar of bars) declareBar(space, bar);
   if (headerType === PCI_HEADER_TYPE.NORMAL || headerType > PCI_HEADER_TYPE.CARDBUS) return;
   // The three bus numbers of a CardBus bridge stand where those of a PCI-to-PCI bridge do.
@@ -138,7 +159,8 @@ function declareHeader(space: ConfigSpace, bars: readonly BarShape[], headerType
     space.allow(PCI_BRIDGE.IO_LIMIT_UPPER16, 2, 0xffff);
   }
   const { PARITY, SERR, ISA, VGA, VGA16, BUS_RESET } = PCI_BRIDGE_CTL;
-  space.allow(PCI_BRIDGE.CONTROL, 2, PARITY | SERR | ISA | VGA | VGA16 | BUS_RESET);
+  space.adopt(PCI_BRIDGE.CONTROL, 2, PARITY | SERR | ISA | VGA | VGA16);
+  space.allow(PCI_BRIDGE.CONTROL, 2, BUS_RESET);
 }
 
 function declareBar(space: ConfigSpace, bar: BarShape): void {
@@ -170,10 +192,17 @@ function declareBar(space: ConfigSpace, bar: BarShape): void {
   space.allow(bar.offset + 4, 4, high);
 }
 
-function declarePm(space: ConfigSpace, at: number): void {
-  const canPme = (space.u16(at + PCI_PM.PMC) & PCI_PM.PMC_PME_MASK) !== 0;
-  space.allow(at + PCI_PM.CTRL, 2, PCI_PM.CTRL_STATE_MASK | (canPme ? PCI_PM.CTRL_PME_ENABLE : 0));
+/** Returns the power states that there are: D0, D3hot, those of the capability, and the one that was dumped. */
+function declarePm(space: ConfigSpace, at: number): number {
+  const capabilities = space.u16(at + PCI_PM.PMC);
+  const canPme = (capabilities & PCI_PM.PMC_PME_MASK) !== 0;
+  const dumped = space.u16(at + PCI_PM.CTRL) & PCI_PM.CTRL_STATE_MASK;
+  space.allow(at + PCI_PM.CTRL, 2, PCI_PM.CTRL_STATE_MASK);
+  if (canPme) space.adopt(at + PCI_PM.CTRL, 2, PCI_PM.CTRL_PME_ENABLE);
   space.allowW1c(at + PCI_PM.CTRL, 2, PCI_PM.CTRL_PME_STATUS);
+  const optional =
+    ((capabilities & PCI_PM.PMC_D1) !== 0 ? 0b0010 : 0) | ((capabilities & PCI_PM.PMC_D2) !== 0 ? 0b0100 : 0);
+  return 0b1001 | optional | (1 << dumped);
 }
 
 function declareMsi(space: ConfigSpace, at: number): void {
@@ -189,46 +218,49 @@ function declareMsi(space: ConfigSpace, at: number): void {
   space.allow(at + data, 2, 0xffff);
   if (mask < 0) return;
   const vectors = 1 << ((flags >>> PCI_MSI_FLAGS.MULTIPLE_CAPABLE_SHIFT) & PCI_MSI_FLAGS.MULTIPLE_MASK);
-  space.poke(at + mask, 4, 0xffff_ffff, 0);
-  space.allow(at + mask, 4, vectors >= 32 ? 0xffff_ffff : 2 ** vectors - 1);
+  const dumpedMask = space.u32(at + mask);
+  space.allow(at + mask, 4, (vectors >= 32 ? 0xffff_ffff : 2 ** vectors - 1) | dumpedMask);
   space.poke(at + pending, 4, 0xffff_ffff, 0);
 }
 
 function declareExpress(space: ConfigSpace, at: number, roomBytes: number, found: Found): void {
   const type = found.expressType;
   const version = space.u16(at + PCI_EXP.FLAGS) & PCI_EXP_FLAGS.VERSION_MASK;
-  // Defaults of the book: relaxed ordering and no snoop on, read requests of up to 512 bytes.
-  const devctlReset = PCI_EXP_DEVCTL.RELAXED_ORDERING | PCI_EXP_DEVCTL.NO_SNOOP | (2 << PCI_EXP_DEVCTL.READRQ_SHIFT);
-  space.poke(at + PCI_EXP.DEVCTL, 2, 0xffff, 0);
-  space.allow(at + PCI_EXP.DEVCTL, 2, 0x7fff, devctlReset);
-  space.allowW1c(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.ERRORS_W1C);
-  space.poke(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.TRANSACTIONS_PENDING, 0);
   const hasLink = type !== PCI_EXP_TYPE.RC_ENDPOINT && type !== PCI_EXP_TYPE.RC_EVENT_COLLECTOR;
   const port = type === PCI_EXP_TYPE.ROOT_PORT || type === PCI_EXP_TYPE.DOWNSTREAM;
-  // What the dump caught of the rest of these registers is off after power-on.
-  for (const control of [PCI_EXP.LNKCTL, PCI_EXP.RTCTL, PCI_EXP.DEVCTL2]) {
-    if (roomBytes >= control + 2 && (version >= 2 || (control === PCI_EXP.LNKCTL && hasLink)))
-      space.poke(at + control, 2, 0xffff, 0);
-  }
-  // ASPM, RCB, common clock, extended synch, clock power management; Link Disable of a port.
-  if (hasLink && roomBytes >= 0x14) {
-    space.allow(at + PCI_EXP.LNKCTL, 2, 0x01cb | (port ? PCI_EXP_LNKCTL_LD : 0));
-    if (port) found.linkControl = at + PCI_EXP.LNKCTL;
-  }
-  if (type === PCI_EXP_TYPE.ROOT_PORT && roomBytes >= 0x24) {
+  // Bit 15 of a bridge to PCI is Bridge Configuration Retry Enable; of all others it reads as zero.
+  const devctl = type === PCI_EXP_TYPE.PCIE_TO_PCI ? 0xffff : 0x7fff;
+  space.poke(at + PCI_EXP.DEVCTL, 2, 0xffff & ~devctl, 0);
+  space.adopt(at + PCI_EXP.DEVCTL, 2, devctl, PCI_EXP_DEVCTL_DEFAULT);
+  space.keepThroughFlr(at + PCI_EXP.DEVCTL, 2, PCI_EXP_DEVCTL.PAYLOAD_MASK);
+  space.allowW1c(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.ERRORS_W1C);
+  space.poke(at + PCI_EXP.DEVSTA, 2, PCI_EXP_DEVSTA.TRANSACTIONS_PENDING, 0);
+  if (hasLink && roomBytes >= 0x14) declareLinkControl(space, at + PCI_EXP.LNKCTL, port, found);
+  if ((type === PCI_EXP_TYPE.ROOT_PORT || type === PCI_EXP_TYPE.RC_EVENT_COLLECTOR) && roomBytes >= 0x24) {
     const visible = (space.u16(at + PCI_EXP.RTCAP) & 1) !== 0 ? PCI_EXP_RTCTL_RRS_SVE : 0;
-    space.allow(at + PCI_EXP.RTCTL, 2, 0x000f | visible);
-    found.rootControl = at + PCI_EXP.RTCTL;
+    const dumped = space.u16(at + PCI_EXP.RTCTL);
+    space.adopt(at + PCI_EXP.RTCTL, 2, 0x000f | (dumped & ~PCI_EXP_RTCTL_RRS_SVE));
+    space.allow(at + PCI_EXP.RTCTL, 2, visible | (dumped & PCI_EXP_RTCTL_RRS_SVE));
+    if (type === PCI_EXP_TYPE.ROOT_PORT) found.rootControl = at + PCI_EXP.RTCTL;
   }
   if (version < 2 || roomBytes < 0x2c) return;
-  const forwards = port && (space.u32(at + PCI_EXP.DEVCAP2) & PCI_EXP_DEVCAP2_ARI) !== 0;
-  // Completion timeout and its disable; ARI forwarding where the port can.
-  space.allow(at + PCI_EXP.DEVCTL2, 2, 0x001f | (forwards ? PCI_EXP_DEVCTL2_ARI : 0));
-  if (hasLink && roomBytes >= 0x34) {
-    space.allow(at + PCI_EXP.LNKCTL2, 2, 0x000f, space.u32(at + PCI_EXP.LNKCAP) & 0xf);
-    space.keep(at + PCI_EXP.LNKCTL2, 2);
-  }
-  if (forwards) found.devctl2 = at + PCI_EXP.DEVCTL2;
+  // ARI forwarding where the port can; completion timeout and its disable.
+  const forwards = port && (space.u32(at + PCI_EXP.DEVCAP2) & PCI_EXP_DEVCAP2_ARI) !== 0 ? PCI_EXP_DEVCTL2_ARI : 0;
+  space.allow(at + PCI_EXP.DEVCTL2, 2, forwards);
+  space.adopt(at + PCI_EXP.DEVCTL2, 2, (0x001f | space.u16(at + PCI_EXP.DEVCTL2)) & ~forwards);
+  if (forwards !== 0) found.devctl2 = at + PCI_EXP.DEVCTL2;
+  if (!hasLink || roomBytes < 0x34) return;
+  space.adopt(at + PCI_EXP.LNKCTL2, 2, PCI_EXP_LNKCTL2_SPEED_MASK);
+  space.keep(at + PCI_EXP.LNKCTL2, 2);
+}
+
+/** ASPM, RCB, common clock, extended synch, clock power management, and what the dump has; Link Disable of a port. */
+function declareLinkControl(space: ConfigSpace, at: number, port: boolean, found: Found): void {
+  const disable = port ? PCI_EXP_LNKCTL_LD : 0;
+  space.allow(at, 2, disable);
+  space.adopt(at, 2, (0x01cb | space.u16(at)) & ~disable);
+  space.keepThroughFlr(at, 2, PCI_EXP_LNKCTL_KEPT);
+  if (port) found.linkControl = at;
 }
 
 function declareExtended(space: ConfigSpace, capability: Capability, found: Found, vfBars: readonly BarShape[]): void {
@@ -241,7 +273,7 @@ function declareExtended(space: ConfigSpace, capability: Capability, found: Foun
     found.acs = at;
     // A control bit exists where the capability bit does.
     const capabilities = space.u16(at + PCI_ACS.CAP);
-    space.poke(at + PCI_ACS.CTRL, 2, 0xffff, 0);
+    space.poke(at + PCI_ACS.CTRL, 2, 0xffff & ~PCI_ACS.CTRL_MASK, 0);
     space.allow(at + PCI_ACS.CTRL, 2, capabilities & PCI_ACS.CTRL_MASK);
     if ((capabilities & PCI_ACS.EC) === 0) return;
     const ports = capabilities >>> PCI_ACS.EGRESS_SIZE_SHIFT || 256;
@@ -251,15 +283,19 @@ function declareExtended(space: ConfigSpace, capability: Capability, found: Foun
     found.sriov = at;
     space.poke(at + PCI_SRIOV.CTRL, 2, 0xffff, 0);
     space.allow(at + PCI_SRIOV.CTRL, 2, PCI_SRIOV_CTRL.VFE | PCI_SRIOV_CTRL.MSE | PCI_SRIOV_CTRL.ARI);
-    space.poke(at + PCI_SRIOV.NUM_VF, 2, 0xffff, 0);
     space.allow(at + PCI_SRIOV.NUM_VF, 2, 0xffff);
-    space.poke(at + PCI_SRIOV.SYS_PGSIZE, 4, 0xffff_ffff, 0);
     space.allow(at + PCI_SRIOV.SYS_PGSIZE, 4, space.u32(at + PCI_SRIOV.SUP_PGSIZE), 1);
     for (const bar of vfBars) declareBar(space, bar);
-  } else if (id === PCI_EXT_CAP_ID.ATS && roomBytes >= 8) {
-    space.poke(at + 6, 2, 0x8000, 0);
-  } else if ((id === PCI_EXT_CAP_ID.PRI || id === PCI_EXT_CAP_ID.PASID) && roomBytes >= 8) {
-    space.poke(at + (id === PCI_EXT_CAP_ID.PRI ? 4 : 6), 2, 0xffff, 0);
+  } else if (id === PCI_EXT_CAP_ID.ATS && roomBytes >= PCI_ATS.BYTES) {
+    space.allow(at + PCI_ATS.CTRL, 2, PCI_ATS.CTRL_ENABLE | PCI_ATS.CTRL_STU_MASK);
+  } else if (id === PCI_EXT_CAP_ID.PRI && roomBytes >= PCI_PRI.CAPACITY) {
+    space.poke(at + PCI_PRI.CTRL, 2, PCI_PRI.CTRL_RESET, 0);
+    space.allow(at + PCI_PRI.CTRL, 2, PCI_PRI.CTRL_ENABLE);
+    if (roomBytes >= PCI_PRI.BYTES) space.adopt(at + PCI_PRI.ALLOCATION, 4, 0xffff_ffff);
+  } else if (id === PCI_EXT_CAP_ID.PASID && roomBytes >= PCI_PASID.BYTES) {
+    // Execute and privileged can be enabled where the capability has them, at the same bits.
+    const offered = space.u16(at + PCI_PASID.CAP) & (PCI_PASID.EXECUTE | PCI_PASID.PRIVILEGED);
+    space.allow(at + PCI_PASID.CTRL, 2, PCI_PASID.CTRL_ENABLE | offered);
   }
 }
 
@@ -280,7 +316,6 @@ function declareAer(space: ConfigSpace, at: number, root: boolean): void {
   space.log(at + PCI_AER.HEADER_LOG, 16);
   if (!root) return;
   space.log(at + PCI_AER.ROOT_SOURCE, 4);
-  space.poke(at + PCI_AER.ROOT_COMMAND, 4, 0x7, 0);
   space.allow(at + PCI_AER.ROOT_COMMAND, 4, 0x7);
   space.allowW1c(at + PCI_AER.ROOT_STATUS, 4, 0x7f);
   space.keep(at + PCI_AER.ROOT_STATUS, 4);

@@ -4,6 +4,7 @@
  */
 
 import { loadArray } from '../state/saved.ts';
+import type { ResetKind } from './reset.ts';
 
 export class ConfigSpace {
   /** Bytes that answer. Beyond them: all ones, writes dropped. */
@@ -12,7 +13,10 @@ export class ConfigSpace {
   readonly #writable: Uint8Array;
   readonly #w1c: Uint8Array;
   readonly #atReset: Uint8Array;
+  readonly #atPowerOn: Uint8Array;
+  /** Bits that live through every reset but power-on, and those that only a Function Level Reset leaves. */
   readonly #sticky: Uint8Array;
+  readonly #throughFlr: Uint8Array;
   /** What the function itself writes into read-only bytes, as it is at power-on. */
   readonly #initial: { readonly offset: number; readonly bytes: Uint8Array }[];
   /** Every byte as it was before the function began to change read-only ones on its own. */
@@ -30,17 +34,21 @@ export class ConfigSpace {
     this.#writable = like === undefined ? new Uint8Array(sizeBytes) : like.#writable;
     this.#w1c = like === undefined ? new Uint8Array(sizeBytes) : like.#w1c;
     this.#atReset = like === undefined ? new Uint8Array(sizeBytes) : like.#atReset;
+    this.#atPowerOn = like === undefined ? new Uint8Array(sizeBytes) : like.#atPowerOn;
     this.#sticky = like === undefined ? new Uint8Array(sizeBytes) : like.#sticky;
+    this.#throughFlr = like === undefined ? new Uint8Array(sizeBytes) : like.#throughFlr;
   }
 
   // Declaring fields.
 
-  /** Bits of `mask` are RW and are those of `atReset` after a reset. */
+  /** Bits of `mask` are RW and are those of `atReset` after every reset, power-on too. */
   allow(offset: number, size: number, mask: number, atReset = 0): void {
-    for (let i = 0; i < size; i++) {
-      this.#writable[offset + i]! |= (mask >>> (8 * i)) & 0xff;
-      this.#atReset[offset + i]! |= ((atReset & mask) >>> (8 * i)) & 0xff;
-    }
+    this.#declare(offset, size, mask, atReset, atReset);
+  }
+
+  /** Bits of `mask` are RW: at power-on as they were dumped, and those of `atReset` after any other reset. */
+  adopt(offset: number, size: number, mask: number, atReset = 0): void {
+    this.#declare(offset, size, mask, atReset, this.read(offset, size));
   }
 
   /** Bits of `mask` are read-only after all, and zero. */
@@ -49,14 +57,23 @@ export class ConfigSpace {
     this.poke(offset, size, mask, 0);
   }
 
-  /** Bits of `mask` are cleared by writing a one. They are zero after a reset. */
+  /** Bits of `mask` are cleared by writing a one. At power-on they are as dumped, after any other reset zero. */
   allowW1c(offset: number, size: number, mask: number): void {
-    for (let i = 0; i < size; i++) this.#w1c[offset + i]! |= (mask >>> (8 * i)) & 0xff;
+    for (let i = 0; i < size; i++) {
+      const m = (mask >>> (8 * i)) & 0xff;
+      this.#w1c[offset + i]! |= m;
+      this.#atPowerOn[offset + i]! |= this.#bytes[offset + i]! & m;
+    }
   }
 
   /** Bytes that keep their value through every reset but power-on. */
   keep(offset: number, size: number): void {
-    this.#sticky.fill(1, offset, offset + size);
+    this.#sticky.fill(0xff, offset, offset + size);
+  }
+
+  /** Bits of `mask` keep their value through a Function Level Reset. */
+  keepThroughFlr(offset: number, size: number, mask: number): void {
+    for (let i = 0; i < size; i++) this.#throughFlr[offset + i]! |= (mask >>> (8 * i)) & 0xff;
   }
 
   /** Read-only bytes that the function changes by `poke`: every reset but power-on leaves them. */
@@ -120,16 +137,28 @@ export class ConfigSpace {
   }
 
   /** Writable bits take their reset values, and read-only ones stay. */
-  reset(powerOn: boolean): void {
+  reset(kind: ResetKind): void {
+    const powerOn = kind === 'power-on';
     if (powerOn && this.#declared !== undefined) {
       this.#bytes.set(this.#declared);
       this.#declared = undefined;
     }
     if (powerOn) for (const { offset, bytes } of this.#initial) this.#bytes.set(bytes, offset);
+    const values = powerOn ? this.#atPowerOn : this.#atReset;
     for (let at = 0; at < this.sizeBytes; at++) {
-      if (this.#sticky[at] === 1 && !powerOn) continue;
-      const changes = this.#writable[at]! | this.#w1c[at]!;
-      this.#bytes[at] = (this.#bytes[at]! & ~changes) | this.#atReset[at]!;
+      let changes = this.#writable[at]! | this.#w1c[at]!;
+      if (!powerOn) changes &= ~this.#sticky[at]!;
+      if (kind === 'function') changes &= ~this.#throughFlr[at]!;
+      this.#bytes[at] = (this.#bytes[at]! & ~changes) | (values[at]! & changes);
+    }
+  }
+
+  #declare(offset: number, size: number, mask: number, atReset: number, atPowerOn: number): void {
+    for (let i = 0; i < size; i++) {
+      const m = (mask >>> (8 * i)) & 0xff;
+      this.#writable[offset + i]! |= m;
+      this.#atReset[offset + i]! |= (atReset >>> (8 * i)) & m;
+      this.#atPowerOn[offset + i]! |= (atPowerOn >>> (8 * i)) & m;
     }
   }
 }

@@ -216,7 +216,7 @@ export class PciFunction implements DeviceHost, RogueHost, Claimant, Saved {
   // Its state.
 
   reset(kind: ResetKind): void {
-    this.config.reset(kind === 'power-on');
+    this.config.reset(kind);
     this.#bus = 0;
     this.#messagesSent = 0;
     this.#intx = false;
@@ -326,7 +326,7 @@ export class PciFunction implements DeviceHost, RogueHost, Claimant, Saved {
   #refreshLine(): void {
     const pin = this.config.u8(PCI.INTERRUPT_PIN);
     const wired = pin >= 1 && pin <= 4;
-    this.config.poke(PCI.STATUS, 2, PCI_STATUS.INTERRUPT, this.#intx && wired ? 0xffff : 0);
+    if (wired) this.config.poke(PCI.STATUS, 2, PCI_STATUS.INTERRUPT, this.#intx ? 0xffff : 0);
     const disabled = (this.#command & PCI_COMMAND.INTX_DISABLE) !== 0;
     const line = this.#intx && wired && !disabled && this.#power === 0 && !this.messageSignalled;
     if (line === this.#line) return;

@@ -35,10 +35,7 @@ export function startsFlr(
 export function powerState(config: ConfigSpace, fields: ConfigFields, before: number): number {
   if (fields.pm < 0) return 0;
   const state = config.u16(fields.pm + PCI_PM.CTRL) & PCI_PM.CTRL_STATE_MASK;
-  const capabilities = config.u16(fields.pm + PCI_PM.PMC);
-  const lacks =
-    (state === 1 && (capabilities & PCI_PM.PMC_D1) === 0) || (state === 2 && (capabilities & PCI_PM.PMC_D2) === 0);
-  if (!lacks) return state;
+  if ((fields.powerStates & (1 << state)) !== 0) return state;
   config.poke(fields.pm + PCI_PM.CTRL, 2, PCI_PM.CTRL_STATE_MASK, before);
   return before;
 }

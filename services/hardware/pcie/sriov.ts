@@ -10,7 +10,13 @@
  * Not modelled: MSI, ARI, ACS and AER of a VF; it has no such capability. VF migration; it is not offered.
  */
 import { PCI_CAP_ID } from '#shared/arch/pci/capability.ts';
-import { PCI_EXP, PCI_EXP_DEVCAP_FLR, PCI_EXP_FLAGS } from '#shared/arch/pci/express.ts';
+import {
+  PCI_EXP,
+  PCI_EXP_DEVCAP_FLR,
+  PCI_EXP_DEVCTL_DEFAULT,
+  PCI_EXP_FLAGS,
+  PCI_EXP_LNKCTL2_SPEED_MASK,
+} from '#shared/arch/pci/express.ts';
 import { PCI, PCI_CFG_SPACE_EXP_BYTES, PCI_COMMAND, PCI_HEADER_TYPE, PCI_STATUS } from '#shared/arch/pci/header.ts';
 import { msixPbaBytes, PCI_MSIX, PCI_MSIX_ENTRY, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import {
@@ -247,6 +253,10 @@ function vfParts(pf: FunctionParts): FunctionParts {
   put(VF_EXPRESS, 2, PCI_CAP_ID.EXPRESS | ((msix === undefined ? 0 : VF_MSIX) << 8));
   if (pf.fields.express >= 0)
     for (let i = 2; i < VF_EXPRESS_BYTES; i++) dump[VF_EXPRESS + i] = pf.config.u8(pf.fields.express + i);
+  // No firmware has seen a VF: its controls and what it logs are as after a reset.
+  put(VF_EXPRESS + PCI_EXP.DEVCTL, 2, PCI_EXP_DEVCTL_DEFAULT);
+  put(VF_EXPRESS + PCI_EXP.LNKCTL2, 2, dump[VF_EXPRESS + PCI_EXP.LNKCAP]! & PCI_EXP_LNKCTL2_SPEED_MASK);
+  for (const off of [PCI_EXP.DEVSTA, PCI_EXP.LNKCTL, PCI_EXP.RTCTL, PCI_EXP.DEVCTL2]) put(VF_EXPRESS + off, 2, 0);
   put(VF_EXPRESS + PCI_EXP.FLAGS, 2, 2 & PCI_EXP_FLAGS.VERSION_MASK);
   const devcap = pf.fields.express < 0 ? 0 : pf.config.u32(pf.fields.express + PCI_EXP.DEVCAP);
   put(VF_EXPRESS + PCI_EXP.DEVCAP, 4, (devcap | PCI_EXP_DEVCAP_FLR) >>> 0);

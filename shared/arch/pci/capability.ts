@@ -122,5 +122,30 @@ export const PCI_ACS = {
   EGRESS_SIZE_SHIFT: 8,
 } as const;
 
+/** PCIe 5.0, "ATS Extended Capability": Smallest Translation Unit [4:0]. */
+export const PCI_ATS = { CAP: 4, CTRL: 6, CTRL_STU_MASK: 0x1f, CTRL_ENABLE: 1 << 15, BYTES: 8 } as const;
+
+/** PCIe 5.0, "Page Request Extended Capability". CTRL_RESET reads as zero. */
+export const PCI_PRI = {
+  CTRL: 4,
+  STATUS: 6,
+  CAPACITY: 8,
+  /** Outstanding page requests that software grants. */
+  ALLOCATION: 0xc,
+  CTRL_ENABLE: 1 << 0,
+  CTRL_RESET: 1 << 1,
+  BYTES: 16,
+} as const;
+
+/** PCIe 5.0, "PASID Extended Capability". EXECUTE and PRIVILEGED stand at the same bits of CAP and CTRL. */
+export const PCI_PASID = {
+  CAP: 4,
+  CTRL: 6,
+  CTRL_ENABLE: 1 << 0,
+  EXECUTE: 1 << 1,
+  PRIVILEGED: 1 << 2,
+  BYTES: 8,
+} as const;
+
 /** PCIe 5.0, "Alternative Routing-ID Interpretation Extended Capability". */
 export const PCI_ARI = { CAP: 4, CTRL: 6, NEXT_FUNCTION_SHIFT: 8 } as const;

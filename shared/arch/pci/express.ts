@@ -44,12 +44,17 @@ export const PCI_EXP_DEVCTL = {
   FERE: 1 << 2,
   URRE: 1 << 3,
   RELAXED_ORDERING: 1 << 4,
+  /** MPS, [7:5]; 0 is 128 bytes. */
+  PAYLOAD_MASK: 7 << 5,
   NO_SNOOP: 1 << 11,
   /** MRRS, [14:12]; 2 is 512 bytes. */
   READRQ_SHIFT: 12,
   /** Starts a Function Level Reset; reads as zero. */
   INITIATE_FLR: 1 << 15,
 } as const;
+/** After a reset: relaxed ordering and no snoop on, payloads of up to 128 bytes, read requests of up to 512. */
+export const PCI_EXP_DEVCTL_DEFAULT =
+  PCI_EXP_DEVCTL.RELAXED_ORDERING | PCI_EXP_DEVCTL.NO_SNOOP | (2 << PCI_EXP_DEVCTL.READRQ_SHIFT);
 /** The four error bits are W1C; transactions pending is read-only. */
 export const PCI_EXP_DEVSTA = {
   CED: 1 << 0,
@@ -64,5 +69,12 @@ export const PCI_EXP_RTCTL_RRS_SVE = 1 << 4;
 /** LNKCTL: Link Disable. LNKCAP: the port's number, [31:24]. */
 export const PCI_EXP_LNKCTL_LD = 1 << 4;
 export const PCI_EXP_LNKCAP_PORT_SHIFT = 24;
+/**
+ * LNKCTL: ASPM, RCB, common clock, extended synch, clock power management, autonomous width disable. Like the payload
+ * size they are not affected by a Function Level Reset (PCIe 5.0, "Function Level Reset (FLR)").
+ */
+export const PCI_EXP_LNKCTL_KEPT = 0x03cb;
+/** LNKCTL2: Target Link Speed. */
+export const PCI_EXP_LNKCTL2_SPEED_MASK = 0xf;
 export const PCI_EXP_DEVCAP2_ARI = 1 << 5;
 export const PCI_EXP_DEVCTL2_ARI = 1 << 5;

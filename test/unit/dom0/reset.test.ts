@@ -1,7 +1,7 @@
 /** How pciback cleans a function between owners: by the first means that it has, whatever state it was left in. */
 import { assert, describe, test } from 'vitest';
 import { PCI_ACS, PCI_AF, PCI_PM } from '#shared/arch/pci/capability.ts';
-import { PCI_EXP_TYPE } from '#shared/arch/pci/express.ts';
+import { PCI_EXP, PCI_EXP_TYPE } from '#shared/arch/pci/express.ts';
 import { PCI, PCI_COMMAND } from '#shared/arch/pci/header.ts';
 import { PCI_MSIX, PCI_MSIX_FLAGS } from '#shared/arch/pci/msix.ts';
 import { PCI_SRIOV } from '#shared/arch/pci/sriov.ts';
@@ -15,7 +15,18 @@ import {
   saveConfig,
 } from '../../../services/dom0/pciback/reset.ts';
 import { at, Bench, configAccess } from '../hardware/pcie/bench.ts';
-import { ACS, description, MSIX, open, type Placed, PM, place, type Shape, SRIOV } from '../hardware/pcie/topology.ts';
+import {
+  ACS,
+  description,
+  EXPRESS,
+  MSIX,
+  open,
+  type Placed,
+  PM,
+  place,
+  type Shape,
+  SRIOV,
+} from '../hardware/pcie/topology.ts';
 
 const FN = at('01:00.0');
 const PORT: Placed = ['00:01.0', { type: PCI_EXP_TYPE.ROOT_PORT, bridge: true }, '1'];
@@ -120,6 +131,24 @@ describe('a function is reset', () => {
     const pristine = rig.run(saveConfig(rig.kernel.access, rig.fn));
     rig.run(cleanFunction(rig.kernel, rig.fn, pristine));
     assert.equal(rig.b.cfg(FN, ACS + PCI_ACS.CTRL, 2), acs);
+  });
+
+  test.each<[string, Shape]>([
+    ['flr', {}],
+    ['bus', BARE],
+  ])('by %s and has the controls that firmware left in it, which the reset cleared', (kind, shape) => {
+    const left: readonly [number, number][] = [
+      [EXPRESS + PCI_EXP.DEVCTL, 0x5037],
+      [EXPRESS + PCI_EXP.LNKCTL, 0x0043],
+      [EXPRESS + PCI_EXP.DEVCTL2, 0x0006],
+      [PCI.INTERRUPT_LINE, 0x002a],
+    ];
+    const rig = rigWith(shape);
+    for (const [offset, value] of left) rig.b.setCfg(FN, offset, 2, value);
+    const pristine = rig.run(saveConfig(rig.kernel.access, rig.fn));
+    for (const [offset] of left) rig.b.setCfg(FN, offset, 2, 0);
+    assert.equal(rig.run(cleanFunction(rig.kernel, rig.fn, pristine)).kind, kind);
+    for (const [offset, value] of left) assert.equal(rig.b.cfg(FN, offset, 2), value);
   });
 
   test('when it was left in D3hot: it is woken first, even if that resets it and takes its time', () => {

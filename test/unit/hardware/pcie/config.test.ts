@@ -8,7 +8,7 @@ const NVME = at('02:00.0');
 const NVME_PORT = at('00:02.1');
 
 describe('configuration space', () => {
-  test('read-only fields replay the dump and everything that software sets is zero after power-on', () => {
+  test('read-only fields replay the dump, and what software switches on or assigns is zero after power-on', () => {
     const b = new Bench();
     assert.equal(b.cfg(NIC_PORT, PCI.VENDOR_ID), 0x000c_1b36);
     assert.equal(b.cfg(NIC_PORT, PCI.CLASS_DEVICE, 2), 0x0604);

@@ -109,6 +109,7 @@ describe('MSI', () => {
       config[0xd1] = 0xa0;
       config[0xd2] = 0x84;
       config[0xd3] = 0x01;
+      config.fill(0, 0xe0, 0xe8);
       return { ...fn, config };
     });
   }
