@@ -152,12 +152,12 @@ export function benchMachine() {
   const tag = tlb.tag(VMID);
   /** What hits from now on: the hot pages in the SMMU's TLB and in `tlb`, and every stream's configuration. */
   const warm = (): void => {
+    for (let i = 0; i < 4096; i++) translate(smmu.translator, i, -1, IPA_HIGH, i << 12, WANT_READ);
     for (let p = 8192; p < 8192 + 1024; p++) {
       const pa = walker.walk(regimes.near, IPA_BASE + p * 4096, WANT_READ);
       tlb.fill(VMID, IPA_BASE + p * 4096, pa, 0x1000, walker.s2ap, walker.level);
       translate(smmu.translator, ONE_STREAM, -1, IPA_HIGH, p << 12, WANT_READ);
     }
-    for (let i = 0; i < 4096; i++) translate(smmu.translator, i, -1, IPA_HIGH, 8192 << 12, WANT_READ);
   };
   warm();
   const tables = new ItsTables(ram, its.choices);

@@ -10,6 +10,9 @@ import { createInterface } from 'node:readline';
 
 const SOURCES = resolve(import.meta.dirname, '../../test/bench');
 
+/** Aligned to cache lines: where a short loop happens to lie is worth a factor of 1.9 to its test, and this is the upper end. */
+const FLAGS = ['-O2', '-falign-functions=64', '-falign-loops=64'];
+
 export interface ReferenceRun {
   /** Operations per second of CPU time. */
   readonly rate: number;
@@ -31,7 +34,7 @@ export class Reference {
   static async start(name: string): Promise<Reference | undefined> {
     const folder = mkdtempSync(join(tmpdir(), 'culvert-bench-'));
     const program = join(folder, name);
-    const built = spawnSync('gcc', ['-O2', '-o', program, join(SOURCES, `${name}.c`)], { encoding: 'utf8' });
+    const built = spawnSync('gcc', [...FLAGS, '-o', program, join(SOURCES, `${name}.c`)], { encoding: 'utf8' });
     if (built.error !== undefined) {
       rmSync(folder, { recursive: true });
       return undefined;

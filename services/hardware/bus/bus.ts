@@ -9,8 +9,10 @@ import { CHUNK_BYTES, copyBytes, type Ram, wholeChunkBase } from './ram.ts';
 import type { MmioTarget, Requester } from './transaction.ts';
 
 const HIGH = 0x1_0000_0000;
-/** Not the imported name, which is no constant to the compiler. */
+// For the hot path: what is imported is no constant to the compiler but a variable of unknown type.
 const CHUNK_MASK = CHUNK_BYTES - 1;
+const wholeBase = wholeChunkBase;
+const copy = copyBytes;
 
 /** What a device writes at once into one register block may begin this far in at most; elsewhere it takes the longer way. */
 const PIECE_MAX = 2 ** 30;
@@ -23,7 +25,7 @@ export interface Region {
 }
 
 export class Bus {
-  readonly ram: Ram;
+  declare readonly ram: Ram;
   /** What the last `read` brought: the low 32 bits, and the high ones of an 8-byte read. */
   low = 0;
   high = 0;
@@ -204,9 +206,9 @@ export class Bus {
     requester: Requester,
   ): number {
     const { ram } = this;
-    const base = wholeChunkBase(ram, (high << 11) | (low >>> 21));
+    const base = wholeBase(ram, (high << 11) | (low >>> 21));
     if (base >= 0) {
-      copyBytes(ram.bytes, base * 4 + (low & CHUNK_MASK), into, offset, sizeBytes);
+      copy(ram.bytes, base * 4 + (low & CHUNK_MASK), into, offset, sizeBytes);
       return sizeBytes;
     }
     return this.readBytes(high * HIGH + (low >>> 0), into, offset, sizeBytes, requester);
@@ -223,28 +225,25 @@ export class Bus {
   ): number {
     const { ram } = this;
     const chunk = (high << 11) | (low >>> 21);
-    let base = wholeChunkBase(ram, chunk);
+    let base = wholeBase(ram, chunk);
     if (base >= 0) {
       if (base === 0) base = ram.claim(chunk, 0);
-      copyBytes(from, offset, ram.bytes, base * 4 + (low & CHUNK_MASK), sizeBytes);
+      copy(from, offset, ram.bytes, base * 4 + (low & CHUNK_MASK), sizeBytes);
       return sizeBytes;
     }
     // A block that lies across a multiple of 4 GiB has no extent here, and what is before it an offset above 2^31.
     const at = (low - this.#lastLow) >>> 0;
-    if (high !== this.#lastHigh || at + sizeBytes > this.#lastBytes || wholeAccess(low, sizeBytes) === 0) {
+    const mask = (sizeBytes - 1) | 0;
+    const oneAccess = sizeBytes <= 4 && (sizeBytes & mask) === 0 && (low & mask) === 0;
+    if (high !== this.#lastHigh || at + sizeBytes > this.#lastBytes || !oneAccess) {
       return this.writeBytes(high * HIGH + (low >>> 0), from, offset, sizeBytes, requester);
     }
     let value = from[offset]!;
-    if (sizeBytes > 1) value |= from[offset + 1]! << 8;
-    if (sizeBytes === 4) value |= (from[offset + 2]! << 16) | (from[offset + 3]! << 24);
+    if (mask !== 0) value |= from[(offset + 1) | 0]! << 8;
+    if (mask === 3) value |= (from[(offset + 2) | 0]! << 16) | (from[(offset + 3) | 0]! << 24);
     this.#lastTarget.write(at, sizeBytes, value >>> 0, requester);
     return sizeBytes;
   }
-}
-
-/** The width of one access, when `sizeBytes` at `pa` is one that goes to a register block whole; else 0. */
-function wholeAccess(pa: number, sizeBytes: number): number {
-  return sizeBytes === 4 || sizeBytes === 2 || sizeBytes === 1 ? ((pa & (sizeBytes - 1)) === 0 ? sizeBytes : 0) : 0;
 }
 
 function aligned(pa: number, sizeBytes: number): boolean {

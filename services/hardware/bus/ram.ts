@@ -19,6 +19,8 @@ const ADDRESS_LIMIT = 2 ** 48;
 const PAGE_SHIFT = 13;
 const PAGE_ENTRIES = 1 << PAGE_SHIFT;
 const PAGE_MASK = PAGE_ENTRIES - 1;
+/** Entries of the directory that say where its pages are. */
+const ROOT_ENTRIES = 2 ** 27 / PAGE_ENTRIES;
 /** Directory entries that are no place in `words`. */
 const NO_RAM = -1;
 /** A bank starts or ends inside this chunk: the banks have to be asked. */
@@ -48,9 +50,11 @@ export class Ram implements Saved {
   /** Every chunk that exists, ZERO first. Another array once there is no room in it: not to be kept. */
   declare words: Int32Array;
   declare bytes: Uint8Array;
-  /** By chunk number / 2^13: where its page starts in `directory`. */
-  readonly pages = new Int32Array(2 ** 27 / PAGE_ENTRIES);
-  /** First word of each chunk in `words`, NO_RAM or EDGE. The first page has no RAM. */
+  /**
+   * First, by chunk number / 2^13, where a page of the directory starts here; then the pages, of which the first has no
+   * RAM: first word of each chunk in `words`, NO_RAM or EDGE. One array, for a walk that looks into two loads what it
+   * needs of both.
+   */
   declare readonly directory: Int32Array;
   /** Where the chunks at the edges of banks are. */
   readonly #edges = new Map<number, number>();
@@ -174,7 +178,7 @@ export class Ram implements Saved {
    * it; -1 when there is no RAM. The slow half of the function `chunkBase`.
    */
   edgeBase(chunk: number, offset: number): number {
-    if (this.directory[this.pages[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)] !== EDGE) return NO_RAM;
+    if (this.directory[this.directory[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)] !== EDGE) return NO_RAM;
     return this.#bank(chunk * CHUNK_BYTES + offset) === undefined ? NO_RAM : (this.#edges.get(chunk) ?? ZERO);
   }
 
@@ -227,14 +231,15 @@ export class Ram implements Saved {
       }
     };
     eachChunk((chunk) => held.add(chunk >>> PAGE_SHIFT));
-    let entries = PAGE_ENTRIES;
+    const directory = new Int32Array(ROOT_ENTRIES + (1 + held.size) * PAGE_ENTRIES).fill(NO_RAM);
+    let next = ROOT_ENTRIES;
+    directory.fill(next, 0, ROOT_ENTRIES);
     for (const page of held) {
-      this.pages[page] = entries;
-      entries += PAGE_ENTRIES;
+      next += PAGE_ENTRIES;
+      directory[page] = next;
     }
-    const directory = new Int32Array(entries).fill(NO_RAM);
     eachChunk((chunk, whole) => {
-      directory[this.pages[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)] = whole ? ZERO : EDGE;
+      directory[directory[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)] = whole ? ZERO : EDGE;
     });
     return directory;
   }
@@ -276,7 +281,7 @@ export class Ram implements Saved {
   }
 
   #place(chunk: number, base: number): void {
-    const at = this.pages[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK);
+    const at = this.directory[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK);
     if (this.directory[at] === EDGE) this.#edges.set(chunk, base);
     else this.directory[at] = base;
   }
@@ -309,13 +314,15 @@ export class Ram implements Saved {
  * when there is no RAM. 0: the chunk was never written; who wants to write there asks `ram.claim`.
  */
 export function chunkBase(ram: Ram, chunk: number, offset: number): number {
-  const base = ram.directory[ram.pages[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)]!;
+  const { directory } = ram;
+  const base = directory[(directory[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)) | 0]!;
   return base >= 0 ? base : ram.edgeBase(chunk, offset);
 }
 
 /** The same for a chunk that one bank covers whole; -1 for one at the edge of a bank too. */
 export function wholeChunkBase(ram: Ram, chunk: number): number {
-  const base = ram.directory[ram.pages[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)]!;
+  const { directory } = ram;
+  const base = directory[(directory[chunk >>> PAGE_SHIFT]! + (chunk & PAGE_MASK)) | 0]!;
   return base >= 0 ? base : NO_RAM;
 }
 

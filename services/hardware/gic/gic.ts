@@ -41,13 +41,13 @@ interface SavedGic {
 
 export class Gic implements LpiSink, InterruptController {
   readonly choices: GicChoices;
-  readonly distributor: Distributor;
-  readonly redistributors: readonly Redistributor[];
+  declare readonly distributor: Distributor;
+  declare readonly redistributors: readonly Redistributor[];
   /** One for each region given. */
   readonly regions: readonly RedistributorRegion[];
-  readonly cpuInterfaces: readonly CpuInterface[];
-  readonly #lpiStore: LpiStore;
-  readonly #signal: (pcpu: number) => void;
+  declare readonly cpuInterfaces: readonly CpuInterface[];
+  declare readonly lpiStore: LpiStore;
+  declare readonly signal: (pcpu: number) => void;
   readonly #affinities: readonly number[];
   /** PE by the number of the 64 KiB page of its RD frame. */
   readonly #peByFrame = new Map<number, number>();
@@ -56,7 +56,7 @@ export class Gic implements LpiSink, InterruptController {
     const { affinities, memory, regionCapacities } = options;
     this.choices = gicChoices(options.choices);
     this.#affinities = affinities;
-    this.#signal = (pcpu) => options.hooks.signal(pcpu);
+    this.signal = (pcpu) => options.hooks.signal(pcpu);
     this.distributor = new Distributor(
       affinities,
       () => this.#updateAll(),
@@ -65,7 +65,7 @@ export class Gic implements LpiSink, InterruptController {
     );
     const strideBytes = options.strideBytes ?? GICR_SIZE_BYTES;
     const lpiStore = new LpiStore(affinities.length, this.choices.idBits);
-    this.#lpiStore = lpiStore;
+    this.lpiStore = lpiStore;
     const redistributors: Redistributor[] = [];
     const regions: RedistributorRegion[] = [];
     for (const [region, capacity] of regionCapacities.entries()) {
@@ -126,19 +126,27 @@ export class Gic implements LpiSink, InterruptController {
   }
 
   setLpiPending(processorNumber: number, lpi: number): boolean {
-    let priority = raise(this.#lpiStore, processorNumber, lpi);
-    if (priority < 0) priority = this.redistributors[processorNumber]!.lpis.raise(lpi);
+    const priority = raise(this.lpiStore, processorNumber, lpi);
     // What is taken now does not depend on what else is pending, so nothing has to be looked for.
-    if (this.distributor.group1Enabled && this.cpuInterfaces[processorNumber]!.takes(priority)) {
-      this.#signal(processorNumber);
+    if (priority >= 0 && this.distributor.group1Enabled && this.cpuInterfaces[processorNumber]!.takes(priority)) {
+      this.signal(processorNumber);
       return true;
     }
-    this.#update(processorNumber);
-    return priority <= 0x100;
+    return this.settleLpi.call(undefined, processorNumber, lpi, priority);
   }
 
+  /**
+   * The rest of it, when the LPI's byte has to be read, or it is not taken at once. A field for the reason that
+   * `raiseUncached` of its/tables.ts is one.
+   */
+  readonly settleLpi = (processorNumber: number, lpi: number, raised: number): boolean => {
+    const priority = raised >= 0 ? raised : this.redistributors[processorNumber]!.lpis.raise(lpi);
+    this.#update(processorNumber);
+    return priority <= 0x100;
+  };
+
   clearLpiPending(processorNumber: number, lpi: number): boolean {
-    return clear(this.#lpiStore, processorNumber, lpi);
+    return clear(this.lpiStore, processorNumber, lpi);
   }
 
   invalidateLpi(processorNumber: number, lpi: number): void {
@@ -184,7 +192,7 @@ export class Gic implements LpiSink, InterruptController {
   }
 
   #update(pcpu: number): void {
-    if (this.hasInterrupt(pcpu)) this.#signal(pcpu);
+    if (this.hasInterrupt(pcpu)) this.signal(pcpu);
   }
 
   #updateAll(): void {

@@ -134,7 +134,7 @@ export function walkStage2(w: Stage2Walker, r: Stage2Regime, high: number, low: 
   if (r.rootOutOfRange) return end(w, 0, ADDRESS_SIZE);
   if (r.granuleShift !== 12) return walkGranule(w, r, high, low, want);
   const { ram } = w;
-  const { words, directory, pages } = ram;
+  const { words, directory } = ram;
   const page = (high << 20) | (low >>> 12); // [43:12]
   let shift = 27 - 9 * r.startLevel;
   let index = r.startLevel === 0 ? (high >>> 7) & 0x1ff : (page >>> shift) & 0x1fff;
@@ -143,7 +143,7 @@ export function walkStage2(w: Stage2Walker, r: Stage2Regime, high: number, low: 
   for (;;) {
     word = (word + (index << 1)) | 0;
     // chunkBase, spelled out for the loop.
-    const base = directory[(pages[chunk >>> 13]! + (chunk & 0x1fff)) | 0]!;
+    const base = directory[(directory[chunk >>> 13]! + (chunk & 0x1fff)) | 0]!;
     // No RAM, or the edge of a bank. A call that came back would have the compiler load everything again for each level.
     if (base < 0) return walkGranule(w, r, high, low, want);
     const at = (base + word) | 0;

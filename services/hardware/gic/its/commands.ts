@@ -10,7 +10,7 @@ import { LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
 import type { ItsChoices } from '../options.ts';
 import type { ItsProblem } from './errors.ts';
 import type { ItsTables } from './tables.ts';
-import { type LpiSink, lookUpEvent, raiseEvent } from './translate.ts';
+import { type LpiSink, raiseEvent } from './translate.ts';
 
 /** What a command works on. */
 export interface CommandContext {
@@ -82,7 +82,7 @@ function mapEvent(c: EventToCollection, pIntid: number, { tables, lpis }: Comman
 }
 
 function onMovi(c: EventToCollection, tables: ItsTables, lpis: LpiSink): ItsProblem | undefined {
-  const problem = lookUpEvent(tables, lpis, c.deviceId, c.eventId);
+  const problem = tables.lookUp(lpis, c.deviceId, c.eventId);
   if (problem !== undefined) return problem;
   const { pIntid, processorNumber: from } = tables;
   if (!lpis.hasProcessor(from)) return 'procnum-oor';
@@ -103,7 +103,7 @@ function onEvent(
   tables: ItsTables,
   lpis: LpiSink,
 ): ItsProblem | undefined {
-  const problem = lookUpEvent(tables, lpis, deviceId, eventId);
+  const problem = tables.lookUp(lpis, deviceId, eventId);
   // DISCARD removes the entry also when its collection is not mapped: then nothing can be pending through it.
   if (problem !== undefined && !(name === 'DISCARD' && problem === 'unmapped-collection')) return problem;
   if (problem === undefined) {

@@ -52,11 +52,11 @@ export class Its implements MmioTarget, Saved {
   readonly name: string;
   readonly choices: ItsChoices;
   readonly counts: ItsCounts = { commands: {}, commandProblems: {}, msisDelivered: 0, msisDropped: {} };
-  readonly #phandle: number;
+  readonly #phandle: number = 0;
   readonly #memory: GicMemory;
-  readonly #lpis: LpiSink;
-  readonly #tables: ItsTables;
-  readonly #registers: ItsRegisters;
+  declare readonly lpis: LpiSink;
+  declare readonly tables: ItsTables;
+  declare readonly registers: ItsRegisters;
   readonly #context: CommandContext;
   readonly #words = new Uint32Array(ITS_COMMAND_WORDS);
   /** Architected error codes, `0x010801`, and how often. */
@@ -69,19 +69,19 @@ export class Its implements MmioTarget, Saved {
     this.choices = itsChoices(choices, lpis.idBits);
     this.#phandle = phandle;
     this.#memory = memory;
-    this.#lpis = lpis;
-    this.#tables = new ItsTables(memory, this.choices);
-    this.#registers = new ItsRegisters(this.#tables, this.choices, () => this.#drainCommands());
-    this.#context = { choices: this.choices, tables: this.#tables, lpis };
+    this.lpis = lpis;
+    this.tables = new ItsTables(memory, this.choices);
+    this.registers = new ItsRegisters(this.tables, this.choices, () => this.#drainCommands());
+    this.#context = { choices: this.choices, tables: this.tables, lpis };
   }
 
   reset(): void {
-    this.#registers.reset();
-    this.#tables.reset();
+    this.registers.reset();
+    this.tables.reset();
   }
 
   read(offset: number, size: number): number {
-    return offset < ITS_FRAME_BYTES ? this.#registers.read(offset, size) : 0;
+    return offset < ITS_FRAME_BYTES ? this.registers.read(offset, size) : 0;
   }
 
   write(offset: number, size: number, value: number, requester?: Requester): void {
@@ -89,7 +89,7 @@ export class Its implements MmioTarget, Saved {
       const problem = this.#translate(value >>> 0, requester);
       if (problem === undefined) this.counts.msisDelivered++;
       else this.#onLostMessage(problem, value >>> 0, requester);
-    } else if (offset < ITS_FRAME_BYTES) this.#registers.write(offset, size, value);
+    } else if (offset < ITS_FRAME_BYTES) this.registers.write(offset, size, value);
   }
 
   #onLostMessage(problem: ItsProblem, eventId: number, requester: Requester | undefined): void {
@@ -104,12 +104,12 @@ export class Its implements MmioTarget, Saved {
     if (requester === undefined) return 'not-from-a-device';
     const deviceId = requester.deviceIdAt(this.#phandle);
     if (deviceId < 0) return 'no-device-id';
-    if (!this.#registers.enabled) return 'its-disabled';
-    return raise(this.#tables, this.#lpis, deviceId, eventId);
+    if (!this.registers.enabled) return 'its-disabled';
+    return raise(this.tables, this.lpis, deviceId, eventId);
   }
 
   #drainCommands(): void {
-    const registers = this.#registers;
+    const registers = this.registers;
     while (registers.hasCommand) {
       const pa = registers.commandPa;
       if (!this.#memory.contains(pa, ITS_COMMAND_BYTES)) {
@@ -132,7 +132,7 @@ export class Its implements MmioTarget, Saved {
     if (code === 0) return false;
     this.#onError(code, formatItsCommand(command));
     if (this.choices.onError === 'ignore') return false;
-    this.#registers.stall();
+    this.registers.stall();
     return true;
   }
 
@@ -144,8 +144,8 @@ export class Its implements MmioTarget, Saved {
 
   save(): SavedIts {
     return {
-      registers: this.#registers.save(),
-      tables: this.#tables.save(),
+      registers: this.registers.save(),
+      tables: this.tables.save(),
       counts: structuredClone(this.counts),
       errors: { ...this.#errors },
       lastError: this.#lastError,
@@ -154,8 +154,8 @@ export class Its implements MmioTarget, Saved {
 
   load(state: unknown): void {
     const s = state as SavedIts;
-    this.#registers.load(s.registers);
-    this.#tables.load(s.tables);
+    this.registers.load(s.registers);
+    this.tables.load(s.tables);
     loadCounts(this.counts.commands, s.counts.commands);
     loadCounts(this.counts.commandProblems, s.counts.commandProblems);
     loadCounts(this.counts.msisDropped, s.counts.msisDropped);
@@ -166,8 +166,8 @@ export class Its implements MmioTarget, Saved {
 
   inspect(): unknown {
     return {
-      registers: this.#registers.inspect(),
-      ...(this.#tables.inspect() as object),
+      registers: this.registers.inspect(),
+      ...(this.tables.inspect() as object),
       errors: this.#errors,
       lastError: this.#lastError,
       counts: this.counts,

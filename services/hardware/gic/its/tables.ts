@@ -14,9 +14,12 @@
  * lends a table with old contents gets old translations, as IHI 0069 warns ("MAPD": the memory must be zero).
  * A level 1 entry that is not valid makes its DeviceIDs unmapped; MAPD of one is out of range.
  */
+import { LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
 import { loadArray, type Saved } from '../../state/saved.ts';
 import type { GicMemory } from '../memory.ts';
 import type { ItsChoices } from '../options.ts';
+import type { ItsProblem } from './errors.ts';
+import type { LpiSink } from './translate.ts';
 
 export const ENTRY_BYTES = 8;
 
@@ -145,10 +148,38 @@ export class ItsTables implements Saved {
     this.#processors.fill(NOT_CACHED);
   }
 
+  /**
+   * Looks up an event: the fields then hold its device, entry and collection. Returns what is missing, or undefined. The
+   * checks are in the order of the INT command's.
+   */
+  lookUp(lpis: LpiSink, deviceId: number, eventId: number): ItsProblem | undefined {
+    if (deviceId >= this.devices.entries) return 'device-oor';
+    if (!this.readDevice(deviceId)) return 'unmapped-device';
+    if (eventId >= this.events) return 'id-oor';
+    if (!this.readEvent(eventId)) return 'unmapped-interrupt';
+    // The ITS wrote no such entry: software did.
+    if (this.pIntid < LPI_FIRST || this.pIntid >= 2 ** lpis.idBits) return 'ite-invalid';
+    if (!this.readCollection(this.icid)) return 'unmapped-collection';
+    return undefined;
+  }
+
+  /**
+   * What `raiseEvent` does with an event that is not cached. Only an event that could be delivered is kept, so one in the
+   * cache needs no check. A field that is called through `call`: of that the compiler knows the function only where it
+   * knows the object. A method it would inline into the path of the events that are cached.
+   */
+  readonly raiseUncached = (lpis: LpiSink, deviceId: number, eventId: number): ItsProblem | undefined => {
+    const problem = this.lookUp(lpis, deviceId, eventId);
+    if (problem !== undefined) return problem;
+    if (!lpis.hasProcessor(this.processorNumber)) return 'procnum-oor';
+    this.#keep(deviceId, eventId);
+    return lpis.setLpiPending(this.processorNumber, this.pIntid) ? undefined : 'lpi-not-accepted';
+  };
+
   /** Caches the event and the collection that were read last as this one's. */
-  keep(deviceId: number, eventId: number): void {
+  #keep(deviceId: number, eventId: number): void {
     const events = this.cachedEvents;
-    const at = ((Math.imul(deviceId, 0x9e5) ^ eventId) & EVENT_MASK) * STRIDE;
+    const at = placeOfEvent(deviceId, eventId);
     events[at] = deviceId;
     events[at + EVENT] = eventId;
     events[at + PINTID] = this.pIntid;
@@ -207,8 +238,9 @@ export class ItsTables implements Saved {
 
   /** Writes the entry of an event of the device that was read last. False: there is no RAM. */
   writeEvent(deviceId: number, eventId: number, valid: boolean, pIntid: number, icid: number): boolean {
-    const cached = cachedEvent(this, deviceId, eventId);
-    if (cached >= 0) this.cachedEvents[cached + PINTID] = 0;
+    const events = this.cachedEvents;
+    const at = placeOfEvent(deviceId, eventId);
+    if (events[at] === (deviceId | 0) && events[at + EVENT] === (eventId | 0)) events[at + PINTID] = 0;
     const pa = this.ittPa + this.#ittEntryBytes * eventId;
     if (!this.#memory.contains(pa, this.#ittEntryBytes)) return false;
     if (this.#ittEntryBytes === 4) {
@@ -330,13 +362,7 @@ function deviceIndex(deviceId: number): number {
   return (deviceId ^ (deviceId >>> 8)) & (DEVICES_CACHED - 1);
 }
 
-/**
- * Where an event is in `tables.cachedEvents`: its four words are from there on, as CACHED_EVENT says. -1 when it is not
- * cached.
- */
-export function cachedEvent(tables: ItsTables, deviceId: number, eventId: number): number {
-  const events = tables.cachedEvents;
-  const at = ((Math.imul(deviceId, 0x9e5) ^ eventId) & EVENT_MASK) * STRIDE;
-  if (events[at] !== (deviceId | 0) || events[at + EVENT] !== (eventId | 0) || events[at + PINTID] === 0) return -1;
-  return at;
+/** Where an event is in `cachedEvents` if it is cached: see CACHED_EVENT. */
+export function placeOfEvent(deviceId: number, eventId: number): number {
+  return ((Math.imul(deviceId, 0x9e5) ^ eventId) & EVENT_MASK) * STRIDE;
 }

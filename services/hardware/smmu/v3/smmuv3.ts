@@ -43,18 +43,18 @@ export interface Smmuv3Options {
 
 export class Smmuv3 implements Smmu, Saved {
   readonly name: string;
-  readonly #bus: Bus;
+  declare readonly bus: Bus;
   readonly #registers: SmmuRegisters;
   readonly #streams: StreamTable;
   readonly #tlb = new Tlb();
   readonly #commands: CommandQueue;
   readonly #events: EventQueue;
   /** For `translate` of translate.ts, which is the hot path. */
-  readonly translator: Translator;
+  declare readonly translator: Translator;
 
   constructor({ name, bus, irq, features, requester }: Smmuv3Options) {
     this.name = name;
-    this.#bus = bus;
+    this.bus = bus;
     const { ram } = bus;
     const registers = new SmmuRegisters(name, featuresOf(features), {
       commandsWaiting: () => this.#commands.run(),
@@ -87,17 +87,19 @@ export class Smmuv3 implements Smmu, Saved {
 
   /** Reads at device address `iova`. Returns the bytes done; fewer than asked: aborted there. */
   dmaRead(requester: Requester, iova: number, into: Uint8Array): number {
-    const t = this.translator;
+    const { bus, translator: t } = this;
     const { tlb } = t;
+    const { streamId } = requester;
     const substreamId = requester.substreamId ?? NONE;
+    const sizeBytes = into.length;
     let high = (iova * PER_HIGH) | 0;
     let low = iova | 0;
     let done = 0;
-    while (done < into.length) {
-      const paHigh = translateOne(t, requester.streamId, substreamId, high, low, READ);
+    while (done < sizeBytes) {
+      const paHigh = translateOne(t, streamId, substreamId, high, low, READ);
       if (paHigh < 0) return done;
-      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), into.length - done);
-      const moved = this.#bus.readPiece(paHigh, tlb.paLow, into, done, run, requester);
+      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), sizeBytes - done);
+      const moved = bus.readPiece(paHigh, tlb.paLow, into, done, run, requester);
       done += moved;
       if (moved < run) return done;
       low = (low + run) | 0;
@@ -108,17 +110,19 @@ export class Smmuv3 implements Smmu, Saved {
 
   /** Writes at device address `iova`. Returns the bytes done; fewer than asked: aborted there. */
   dmaWrite(requester: Requester, iova: number, from: Uint8Array): number {
-    const t = this.translator;
+    const { bus, translator: t } = this;
     const { tlb } = t;
+    const { streamId } = requester;
     const substreamId = requester.substreamId ?? NONE;
+    const sizeBytes = from.length;
     let high = (iova * PER_HIGH) | 0;
     let low = iova | 0;
     let done = 0;
-    while (done < from.length) {
-      const paHigh = translateOne(t, requester.streamId, substreamId, high, low, WRITE);
+    while (done < sizeBytes) {
+      const paHigh = translateOne(t, streamId, substreamId, high, low, WRITE);
       if (paHigh < 0) return done;
-      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), from.length - done);
-      const moved = this.#bus.writePiece(paHigh, tlb.paLow, from, done, run, requester);
+      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), sizeBytes - done);
+      const moved = bus.writePiece(paHigh, tlb.paLow, from, done, run, requester);
       done += moved;
       if (moved < run) return done;
       low = (low + run) | 0;

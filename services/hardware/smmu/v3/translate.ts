@@ -37,6 +37,9 @@ const NONE = NO_SUBSTREAM;
 const MASK = FRONT_MASK;
 const MISS = TLB_MISS;
 const hit = tlbHit;
+const lookup = tlbLookup;
+const fill = tlbFill;
+const walk = walkStage2;
 
 export interface TranslatorParts {
   readonly registers: SmmuRegisters;
@@ -80,10 +83,48 @@ export class Translator {
     this.inputZero = bits === 32 ? -1 : -1 << (bits - 32);
   }
 
-  /** What `translate` does not do itself: all but what a TLB entry of 4 KiB answers for a stream of stage 2 alone. */
-  slow(streamId: number, substreamId: number, high: number, low: number, want: number): number {
-    const front = this.streams.front[streamId & MASK]!;
-    if (front.stage2Id === streamId && substreamId === NONE) return this.stage2(front, high, low, want);
+  /**
+   * What `translate` does not do itself: all but what a TLB entry of 4 KiB answers for a stream of stage 2 alone. `config`
+   * is what it found; when that is of this transaction, it is of stage 2 alone, or passes stage 1, in an SMMU that is on.
+   * A field that is called through `call`: of that the compiler knows the function only where it knows the object. A method
+   * it would inline, and a hit would pay for it.
+   */
+  readonly onMiss = (
+    config: StreamConfig,
+    streamId: number,
+    substreamId: number,
+    high: number,
+    low: number,
+    want: number,
+  ): number => {
+    if (config.stage2Id !== streamId || substreamId !== NONE) {
+      return this.#other(streamId, substreamId, high, low, want);
+    }
+    const { walker, tlb } = this;
+    // Stage 1 is off, and still it is the one that checks the size of its input.
+    if ((high & this.inputZero) !== 0) {
+      this.#note(config.streamId, NONE, high, low, want);
+      return this.#record({ code: EVT.F_ADDR_SIZE });
+    }
+    let paHigh = lookup(tlb, config.tag, high, low, want);
+    if (paHigh >= 0) return paHigh;
+    if (paHigh === MISS) {
+      tlb.misses++;
+      paHigh = walk(walker, config.stage2!, high, low, want);
+    }
+    if (paHigh < 0) {
+      this.#note(config.streamId, NONE, high, low, want);
+      return this.#stage2Fault(config, EVENT_CLASS.IN, high, low, paHigh);
+    }
+    const { paLow, leafShift } = walker;
+    fill(tlb, config.tag, high, low, paHigh, paLow, leafShift, leafShift, walker.s2ap, 3, walker.level);
+    this.others++;
+    tlb.paLow = paLow;
+    return paHigh;
+  };
+
+  /** A transaction whose stream has not stage 2 alone, or not its configuration where it is looked for first. */
+  #other(streamId: number, substreamId: number, high: number, low: number, want: number): number {
     this.#note(streamId, substreamId, high, low, want);
     const inRange = (high & this.inputZero) === 0;
     if (!this.registers.smmuEnabled) {
@@ -109,33 +150,8 @@ export class Translator {
       default:
         if (substreamId !== NO_SUBSTREAM) return this.#record({ code: EVT.C_BAD_SUBSTREAMID });
     }
-    if (config.stage2 !== undefined) return this.stage2(config, high, low, want);
+    if (config.stage2 !== undefined) return this.onMiss(config, config.stage2Id, NONE, high, low, want);
     return inRange ? this.#pass(high, low) : this.#record({ code: EVT.F_ADDR_SIZE });
-  }
-
-  /** A stream that has stage 2 alone, or passes stage 1, in an SMMU that is on. */
-  stage2(config: StreamConfig, high: number, low: number, want: number): number {
-    const { walker, tlb } = this;
-    // Stage 1 is off, and still it is the one that checks the size of its input.
-    if ((high & this.inputZero) !== 0) {
-      this.#note(config.streamId, NONE, high, low, want);
-      return this.#record({ code: EVT.F_ADDR_SIZE });
-    }
-    let paHigh = tlbLookup(tlb, config.tag, high, low, want);
-    if (paHigh >= 0) return paHigh;
-    if (paHigh === MISS) {
-      tlb.misses++;
-      paHigh = walkStage2(walker, config.stage2!, high, low, want);
-    }
-    if (paHigh < 0) {
-      this.#note(config.streamId, NONE, high, low, want);
-      return this.#stage2Fault(config, EVENT_CLASS.IN, high, low, paHigh);
-    }
-    const { paLow, leafShift } = walker;
-    tlbFill(tlb, config.tag, high, low, paHigh, paLow, leafShift, leafShift, walker.s2ap, 3, walker.level);
-    this.others++;
-    tlb.paLow = paLow;
-    return paHigh;
   }
 
   /** How often `translate` was called. */
@@ -263,7 +279,7 @@ export function translate(
     const paHigh = hit(t.tlb, config.tag, high, low, want);
     if (paHigh >= 0) return paHigh;
   }
-  return t.slow(streamId, substreamId, high, low, want);
+  return t.onMiss.call(undefined, config, streamId, substreamId, high, low, want);
 }
 
 /** The entry of the context's ASID, else a global one; MISS also for an address that no entry can be for. */
