@@ -13,6 +13,7 @@ import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
 import { assert } from '#shared/core/assert.ts';
 import { type Board, BoardError, type BoardSmmuV2, type BoardSmmuV3 } from './board.ts';
 import { Bus } from './bus/bus.ts';
+import type { MediaPort } from './bus/media.ts';
 import { Ram } from './bus/ram.ts';
 import type { Scheduler } from './bus/transaction.ts';
 import { DmaRouter } from './dma-router.ts';
@@ -33,6 +34,8 @@ import { type Saved, SavedStateError } from './state/saved.ts';
 export interface MachineHooks {
   /** The CPU interface of a physical CPU has an interrupt to take. May come again while it still has. */
   interruptPending(pcpu: number): void;
+  /** The media behind disks; where there are none nothing that a disk is to keep gets anywhere, and it says so. */
+  readonly media?: MediaPort;
 }
 
 interface SavedMachine {
@@ -83,6 +86,7 @@ export class Machine implements Saved {
       ({ iommuMap }) => new DmaRouter(this.bus, iommuMap, (phandle) => this.#smmuOf(phandle)),
       scheduler,
       { set: (spi, level) => this.#lines.set('pcie', spi, level) },
+      hooks.media,
     );
     for (const bridge of this.fabric.bridges) {
       this.bus.map(bridge.board.ecam.pa, bridge.board.ecam.sizeBytes, bridge.ecamTarget);
