@@ -1,8 +1,9 @@
 /** The files behind disks, in the real file system. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, assert, beforeEach, expect, test } from 'vitest';
+import { afterEach, assert, beforeEach, expect, test, vi } from 'vitest';
 import { type Body, body } from '#shared/core/core.ts';
 import { MediaFiles } from '../../../services/hardware/media-files.ts';
 
@@ -16,8 +17,8 @@ beforeEach(() => {
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
 const nothing = new Uint8Array(0);
-function write(seq: number, offset: number, data: Uint8Array, zeroes = 0, medium = disk): Body {
-  return body('mediaWriteRequest', { medium, seq, pieces: [{ offset, data, zeroes }], sync: true });
+function write(seq: number, offset: number, data: Uint8Array, zeroes = 0, medium = disk, sync = true): Body {
+  return body('mediaWriteRequest', { medium, seq, pieces: [{ offset, data, zeroes }], sync });
 }
 
 test('data and zeroes get to their places, and the file stays as long as it is', async () => {
@@ -29,6 +30,41 @@ test('data and zeroes get to their places, and the file stays as long as it is',
   expected.fill(0, 8192, 8192 + 600 * 1024);
   assert.isTrue(readFileSync(disk).equals(expected), 'before the files are closed');
   await files.close();
+});
+
+test('a request that is to be durable is answered when fdatasync has returned, and is refused when that fails', async () => {
+  const some = await open(disk);
+  const handles = Object.getPrototypeOf(some) as FileHandle;
+  await some.close();
+  let finish: (error?: Error) => void = () => undefined;
+  const synced = new Uint8Array(1);
+  const datasync = vi.spyOn(handles, 'datasync').mockImplementation(() => {
+    synced[0] = readFileSync(disk)[0]!;
+    return new Promise((done, failed) => {
+      finish = (error) => (error === undefined ? done() : failed(error));
+    });
+  });
+  try {
+    const files = await MediaFiles.open([disk]);
+    await files.handle(write(1, 0, Uint8Array.of(2), 0, disk, false));
+    expect(datasync).not.toHaveBeenCalled();
+    let answered = false;
+    const second = files.handle(write(2, 0, Uint8Array.of(3)));
+    const noted = second.then(() => {
+      answered = true;
+    });
+    await new Promise((done) => setImmediate(done));
+    assert.deepEqual([answered, synced[0]], [false, 3], 'it was written before');
+    finish();
+    await noted;
+    const third = files.handle(write(3, 0, Uint8Array.of(4)));
+    finish(new Error('EIO'));
+    await expect(third).rejects.toThrow('EIO');
+    datasync.mockRestore();
+    await files.close();
+  } finally {
+    datasync.mockRestore();
+  }
 });
 
 test('a request that comes again is answered and not done again', async () => {
