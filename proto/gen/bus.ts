@@ -9,6 +9,8 @@ import {
   El2Reply,
   El2Request,
   InterruptPending,
+  MediaWriteReply,
+  MediaWriteRequest,
   TrapReply,
   TrapRequest,
 } from "./hardware.ts";
@@ -91,6 +93,8 @@ export interface Envelope {
     | { $case: "trapRequest"; value: TrapRequest }
     | { $case: "trapReply"; value: TrapReply }
     | { $case: "interruptPending"; value: InterruptPending }
+    | { $case: "mediaWriteRequest"; value: MediaWriteRequest }
+    | { $case: "mediaWriteReply"; value: MediaWriteReply }
     | { $case: "hypercallRequest"; value: HypercallRequest }
     | { $case: "hypercallReply"; value: HypercallReply }
     | { $case: "upcallRequest"; value: UpcallRequest }
@@ -221,6 +225,12 @@ export const Envelope: MessageFns<Envelope> = {
         break;
       case "interruptPending":
         InterruptPending.encode(message.body.value, writer.uint32(130).fork()).join();
+        break;
+      case "mediaWriteRequest":
+        MediaWriteRequest.encode(message.body.value, writer.uint32(138).fork()).join();
+        break;
+      case "mediaWriteReply":
+        MediaWriteReply.encode(message.body.value, writer.uint32(146).fork()).join();
         break;
       case "hypercallRequest":
         HypercallRequest.encode(message.body.value, writer.uint32(162).fork()).join();
@@ -483,6 +493,22 @@ export const Envelope: MessageFns<Envelope> = {
             }
 
             message.body = { $case: "interruptPending", value: InterruptPending.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.body = { $case: "mediaWriteRequest", value: MediaWriteRequest.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.body = { $case: "mediaWriteReply", value: MediaWriteReply.decode(reader, reader.uint32()) };
             continue;
           }
           case 20: {

@@ -227,6 +227,29 @@ export interface TrapReply {
   data: Uint8Array;
 }
 
+/**
+ * The machine to the media in its own process: pieces of the contents of one medium, the file behind an NVMe namespace. The
+ * answer means that they are written; of a request with sync, that they and all that was answered before are durable.
+ */
+export interface MediaWriteRequest {
+  /** Which one, as the board names it. */
+  medium: string;
+  /** Grows by one from request to request for a medium: a repeated one is not done again. */
+  seq: number;
+  pieces: MediaPiece[];
+  sync: boolean;
+}
+
+export interface MediaPiece {
+  offset: number;
+  data: Uint8Array;
+  /** Zeroes in place of data: how many. */
+  zeroes: number;
+}
+
+export interface MediaWriteReply {
+}
+
 /** The machine to Xen: a physical CPU has an interrupt to take. Sent again until it asked for one (ICC_IAR1_EL1, GICC_IAR). */
 export interface InterruptPending {
   pcpu: number;
@@ -1535,6 +1558,188 @@ export const TrapReply: MessageFns<TrapReply> = {
             message.data = reader.bytes();
             continue;
           }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseMediaWriteRequest(): MediaWriteRequest {
+  return { medium: "", seq: 0, pieces: [], sync: false };
+}
+
+export const MediaWriteRequest: MessageFns<MediaWriteRequest> = {
+  encode(message: MediaWriteRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.medium !== "") {
+      writer.uint32(10).string(message.medium);
+    }
+    if (message.seq !== 0) {
+      writer.uint32(16).uint64(message.seq);
+    }
+    for (const v of message.pieces) {
+      MediaPiece.encode(v!, writer.uint32(26).fork()).join();
+    }
+    if (message.sync !== false) {
+      writer.uint32(32).bool(message.sync);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MediaWriteRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMediaWriteRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.medium = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.seq = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.pieces.push(MediaPiece.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.sync = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseMediaPiece(): MediaPiece {
+  return { offset: 0, data: new Uint8Array(0), zeroes: 0 };
+}
+
+export const MediaPiece: MessageFns<MediaPiece> = {
+  encode(message: MediaPiece, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.offset !== 0) {
+      writer.uint32(9).fixed64(message.offset);
+    }
+    if (message.data.length !== 0) {
+      writer.uint32(18).bytes(message.data);
+    }
+    if (message.zeroes !== 0) {
+      writer.uint32(25).fixed64(message.zeroes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MediaPiece {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMediaPiece();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.offset = longToNumber(reader.fixed64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.data = reader.bytes();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.zeroes = longToNumber(reader.fixed64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseMediaWriteReply(): MediaWriteReply {
+  return {};
+}
+
+export const MediaWriteReply: MessageFns<MediaWriteReply> = {
+  encode(_: MediaWriteReply, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MediaWriteReply {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMediaWriteReply();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;

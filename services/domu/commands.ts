@@ -238,7 +238,10 @@ function* dmaAccess(kernel: Kernel, args: Args): Op<unknown> {
   };
 }
 
-/** {bdf?, bytes, lba?, seed?}: a pattern goes to the blocks of namespace 1 and comes back, and the CPU compares. */
+/**
+ * {bdf?, bytes, lba?, seed?, only?}: a pattern goes to the blocks of namespace 1 and comes back, and the CPU compares; with
+ * `only` "write" or "read" it does one of the two.
+ */
 function* nvmeCheckCommand(kernel: Kernel, args: Args): Op<unknown> {
   const device = findDriver(kernel, args, NvmeDevice, 'nvme');
   const bytes = whole(args, 'bytes', undefined);
@@ -246,7 +249,10 @@ function* nvmeCheckCommand(kernel: Kernel, args: Args): Op<unknown> {
   if (bytes === 0 || bytes % device.blockBytes !== 0)
     throw new CommandError(`"bytes" is a multiple of ${device.blockBytes}`);
   if (lba + bytes / device.blockBytes > device.blocks) throw new CommandError(`there are ${device.blocks} blocks`);
-  return yield* nvmeCheck(device, kernel.cpu, kernel.pages, { lba, bytes, seed: whole(args, 'seed', 1) >>> 0 });
+  const only = args['only'];
+  if (only !== undefined && only !== 'write' && only !== 'read') throw new CommandError('"only" is "write" or "read"');
+  const seed = whole(args, 'seed', 1) >>> 0;
+  return yield* nvmeCheck(device, kernel.cpu, kernel.pages, { lba, bytes, seed, only });
 }
 
 /**

@@ -3,6 +3,7 @@
  * stage-2 faults and pending interrupts. Everything else happens inside the machine, in the call that caused it.
  * The batches of one peer run one after another, those of different peers beside each other. xenstored, a process of
  * dom0, runs on dom0's port.
+ * What disks keep goes to the peer `media`, in the same process (media-files.ts).
  * Not modelled: the time that an access takes.
  */
 import { CpuFault, type CpuOp, type CpuResult, TrapOutcome } from '#gen/hardware.ts';
@@ -14,6 +15,7 @@ import { LIMITS } from '#shared/core/limits.ts';
 import { call, Indefinite, Lock, type Op, Refused, withLock } from '#shared/core/op.ts';
 import { type Answer, Runtime, type RuntimeOptions, type Service } from '#shared/core/runtime.ts';
 import { loadBoard } from './board/load.ts';
+import type { MediaPiece } from './bus/media.ts';
 import { CpuAccess } from './cpu-access.ts';
 import { answerBytes, runEl2Batch } from './el2-access.ts';
 import { InterruptNotices } from './interrupt-notices.ts';
@@ -34,6 +36,8 @@ export class HardwareService implements Service {
   readonly #traps = new Map<string, number>();
   readonly #trapOutcomes = new Map<string, number>();
   readonly #el2Ops = new Map<string, number>();
+  /** Requests to each medium so far. */
+  readonly #mediaSeqs = new Map<string, number>();
   #cpuBatches = 0;
   #cpuOps = 0;
   #cpuFaults = 0;
@@ -53,6 +57,12 @@ export class HardwareService implements Service {
     this.machine = new Machine(loadBoard(description), scheduler, {
       interruptPending: (pcpu) => this.#notices.raise(pcpu),
       interruptAcknowledged: (pcpu) => this.#notices.acknowledged(pcpu),
+      media: {
+        write: (medium, pieces, sync, done) =>
+          this.#runtime.spawn(`write to ${medium}`, this.#writeMedia(medium, pieces, sync), (ok) =>
+            this.#notices.during(() => done(ok)),
+          ),
+      },
     });
   }
 
@@ -150,6 +160,21 @@ export class HardwareService implements Service {
     for (const { op } of ops) count(this.#el2Ops, op?.$case ?? 'none');
     const results = this.#notices.during(() => runEl2Batch(this.machine, ops));
     return body('el2Reply', { results });
+  }
+
+  /** Whether the medium took it. */
+  *#writeMedia(medium: string, pieces: readonly MediaPiece[], sync: boolean): Op<boolean> {
+    const seq = (this.#mediaSeqs.get(medium) ?? 0) + 1;
+    this.#mediaSeqs.set(medium, seq);
+    const request = body('mediaWriteRequest', { medium, seq, pieces: [...pieces], sync });
+    try {
+      yield* call('media', request, 'mediaWriteReply', { deadlineNs: Infinity });
+      return true;
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      this.#runtime.trace('hardware.media_fault', { medium, error: error.message });
+      return false;
+    }
   }
 
   inspect(): unknown {

@@ -20,6 +20,7 @@ import {
   type BoardSmmuV3,
 } from './board.ts';
 import { Bus } from './bus/bus.ts';
+import type { MediaPort } from './bus/media.ts';
 import { Ram } from './bus/ram.ts';
 import type { Scheduler } from './bus/transaction.ts';
 import { DmaRouter } from './dma-router.ts';
@@ -44,6 +45,8 @@ export interface MachineHooks {
   interruptPending(pcpu: number): void;
   /** A physical CPU has asked its CPU interface for an interrupt. */
   interruptAcknowledged?(pcpu: number): void;
+  /** The media behind disks; where there are none nothing that a disk is to keep gets anywhere, and it says so. */
+  readonly media?: MediaPort;
 }
 
 interface SavedMachine {
@@ -92,6 +95,7 @@ export class Machine implements Saved {
       ({ iommuMap }) => new DmaRouter(this.bus, iommuMap, (phandle) => this.#smmuOf(phandle)),
       scheduler,
       { set: (spi, level) => this.#lines.set('pcie', spi, level) },
+      hooks.media,
     );
     for (const bridge of this.fabric.bridges) {
       this.bus.map(bridge.board.ecam.pa, bridge.board.ecam.sizeBytes, bridge.ecamTarget);

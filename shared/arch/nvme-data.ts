@@ -58,11 +58,16 @@ export const NVME_ID_NS = {
   NLBAF: 25,
   FLBAS: 26,
   DLFEAT: 33,
+  NSATTR: 99,
   NGUID: 104,
   EUI64: 120,
   /** 16 formats of 4 bytes: metadata size [15:0], log2 of the data size [23:16]. */
   LBAF: 128,
 } as const;
+/** NSATTR: writes end with Namespace is Write Protected. */
+export const NVME_NSATTR_WRITE_PROTECTED = 1;
+/** VWC: there is a volatile write cache; Flush takes NSID FFFFFFFFh. */
+export const NVME_VWC = { PRESENT: 1, FLUSH_ALL: 3 << 1 } as const;
 /** Deallocated blocks read as zeroes; Write Zeroes may deallocate. */
 export const NVME_DLFEAT = { READS_ZEROES: 1, WRITE_ZEROES_DEALLOCATES: 1 << 3 } as const;
 

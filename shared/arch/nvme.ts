@@ -156,6 +156,7 @@ export const NVME_SC = {
   INVALID_NAMESPACE: 0x00b,
   COMMAND_SEQUENCE_ERROR: 0x00c,
   PRP_OFFSET_INVALID: 0x013,
+  NAMESPACE_WRITE_PROTECTED: 0x020,
   LBA_OUT_OF_RANGE: 0x080,
   COMPLETION_QUEUE_INVALID: 0x100,
   INVALID_QUEUE_ID: 0x101,
@@ -168,6 +169,7 @@ export const NVME_SC = {
   FEATURE_NOT_SAVEABLE: 0x10d,
   FEATURE_NOT_CHANGEABLE: 0x10e,
   FEATURE_NOT_NAMESPACE_SPECIFIC: 0x10f,
+  WRITE_FAULT: 0x280,
   COMPARE_FAILURE: 0x285,
 } as const;
 
@@ -206,6 +208,9 @@ export const NVME_CNS = {
   ACTIVE_NAMESPACES: 0x02,
   NAMESPACE_DESCRIPTORS: 0x03,
 } as const;
+
+/** Write and Write Zeroes, CDW12: the data are on the medium when the command completes (force unit access). */
+export const NVME_FUA = 1 << 30;
 
 /** A namespace id that means all of them. */
 export const NVME_NSID_ALL = 0xffff_ffff;

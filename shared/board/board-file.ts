@@ -1,12 +1,12 @@
 /**
  * Board files: a device tree, and the PCI functions in it from `lspci -xxxx` dumps (docs/reference/scenario.md).
  */
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { formatSbdf, parseSbdf } from '../ids/sbdf.ts';
 import { type LspciFunction, parseLspci } from '../lspci/dump.ts';
-import { FileError, parseYaml } from '../yaml/document.ts';
+import { FileError, parseLocated } from '../yaml/document.ts';
 import type { BoardChoices } from './choices.ts';
 import type { BoardDescription, BoardFunction, FunctionQuirks, NvmeOptions } from './description.ts';
 
@@ -24,12 +24,16 @@ const barSize = sizeText.refine((bytes) => bytes >= 16 && Number.isInteger(Math.
   message: 'a BAR size is a power of two of at least 16 bytes',
 });
 
-/** A namespace of an NVMe controller; `file` is read when the board is, and never written. */
-const nvmeNamespace = z.strictObject({
-  size: sizeText.optional(),
-  block: z.union([z.literal(512), z.literal(4096)]).default(512),
-  file: z.string().optional(),
-});
+/** A namespace of an NVMe controller; `file` is read when the board is. */
+const nvmeNamespace = z
+  .strictObject({
+    size: sizeText.optional(),
+    block: z.union([z.literal(512), z.literal(4096)]).default(512),
+    file: z.string().optional(),
+    /** What becomes of a write: into the file, into memory only, or Namespace is Write Protected. */
+    writes: z.enum(['file', 'memory', 'refused']).optional(),
+  })
+  .refine(({ file, writes }) => file !== undefined || writes === undefined, '"writes" without a file');
 
 const nvmeOptions = z.strictObject({
   namespaces: z
@@ -128,7 +132,7 @@ export function parseSize(text: string): number | undefined {
 
 /** Reads a board file and all that it names. Throws FileError, or the error of the part that is wrong. */
 export function readBoard(path: string): BoardDescription {
-  const board = parseYaml(path, readText(path, path), boardSchema);
+  const { data: board, where } = parseLocated(path, readText(path, path), boardSchema);
   const folder = dirname(path);
   const dumps = new Map<string, LspciFunction[]>();
   const dumpOf = (name: string): LspciFunction[] => {
@@ -140,7 +144,8 @@ export function readBoard(path: string): BoardDescription {
     }
     return functions;
   };
-  const functions = board.functions.map((entry): BoardFunction => {
+  const disks = new DiskFiles(folder);
+  const functions = board.functions.map((entry, at): BoardFunction => {
     const sbdf = parseSbdf(entry.at)!;
     const dump = entry.dump ?? board.dump;
     if (dump === undefined)
@@ -159,7 +164,10 @@ export function readBoard(path: string): BoardDescription {
       secondaryBus: entry.secondary,
       quirks: quirksOf(entry),
       vfs: entry.vfs,
-      nvme: entry.nvme === undefined ? undefined : nvmeOf(entry.nvme, folder, path),
+      nvme:
+        entry.nvme === undefined
+          ? undefined
+          : nvmeOf(entry.nvme, disks, (...rest) => where('functions', at, 'nvme', ...rest)),
       nic: entry.nic === undefined ? undefined : { ...entry.nic, mac: macOf(entry.nic.mac) },
     };
   });
@@ -174,20 +182,66 @@ export function readBoard(path: string): BoardDescription {
 /** Reads the files of the namespaces. One without a size is as large as its file, in whole blocks. */
 function nvmeOf(
   { namespaces, queues, serial }: z.output<typeof nvmeOptions>,
-  folder: string,
-  path: string,
+  disks: DiskFiles,
+  where: (...path: readonly PropertyKey[]) => string,
 ): NvmeOptions {
   return {
     queues,
     serial,
-    namespaces: namespaces.map(({ size, block, file }, i) => {
-      const contents = file === undefined ? undefined : readBytes(resolve(folder, file), path);
-      const sizeBytes = size ?? Math.ceil((contents?.length ?? 0) / block) * block;
-      if (sizeBytes === 0 || sizeBytes % block !== 0 || (contents?.length ?? 0) > sizeBytes)
-        throw new FileError(`${path}: namespace ${i + 1} cannot have ${sizeBytes} bytes in blocks of ${block}`);
-      return { sizeBytes, blockBytes: block, contents };
+    namespaces: namespaces.map(({ size, block, file, writes = 'file' }, i) => {
+      const at = where('namespaces', i, file === undefined ? 'size' : 'file');
+      const isMedium = file !== undefined && writes === 'file';
+      const disk = file === undefined ? undefined : disks.read(file, isMedium, at);
+      const length = disk?.contents.length ?? 0;
+      const sizeBytes = size ?? Math.ceil(length / block) * block;
+      if (sizeBytes === 0 || sizeBytes % block !== 0 || length > sizeBytes)
+        throw new FileError(`${at}: namespace ${i + 1} cannot have ${sizeBytes} bytes in blocks of ${block}`);
+      if (isMedium && length !== sizeBytes)
+        throw new FileError(
+          size === undefined
+            ? `${at}: ${file} has ${length} bytes, which is no multiple of ${block}`
+            : `${at}: ${file} has ${length} bytes, and namespace ${i + 1} has ${sizeBytes}`,
+        );
+      return {
+        sizeBytes,
+        blockBytes: block,
+        contents: disk?.contents,
+        medium: isMedium ? disk?.path : undefined,
+        readOnly: writes === 'refused',
+      };
     }),
   };
+}
+
+/** The files behind the namespaces of a board. One that is written stands behind one namespace only. */
+class DiskFiles {
+  readonly #folder: string;
+  /** By device and inode: whether it is written, and where the board says so. */
+  readonly #seen = new Map<string, { readonly written: boolean; readonly at: string }>();
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  /** Throws FileError, saying that it was named `at`. */
+  read(name: string, written: boolean, at: string): { readonly path: string; readonly contents: Uint8Array } {
+    const path = resolve(this.#folder, name);
+    try {
+      const stat = statSync(path, { bigint: true });
+      if (!stat.isFile()) throw new FileError(`${at}: ${path} is no regular file`);
+      const id = `${stat.dev}:${stat.ino}`;
+      const other = this.#seen.get(id);
+      if (other !== undefined && (written || other.written))
+        throw new FileError(`${at}: ${path} is the disk of another namespace, at ${other.at}`);
+      this.#seen.set(id, { written, at });
+      if (written) closeSync(openSync(path, 'r+'));
+      return { path, contents: new Uint8Array(readFileSync(path)) };
+    } catch (error) {
+      if (error instanceof FileError) throw error;
+      const { code, message } = error as NodeJS.ErrnoException;
+      throw new FileError(`${at}: cannot use ${path}: ${code === 'ENOENT' ? 'no such file' : message}`);
+    }
+  }
 }
 
 function macOf(text: string | undefined): number | undefined {

@@ -10,8 +10,12 @@ export interface NvmeOptions {
     readonly sizeBytes: number;
     /** 512 or 4096. */
     readonly blockBytes: number;
-    /** The first bytes of it; what the machine writes stays in the machine. */
+    /** The first bytes of it; zeroes follow. */
     readonly contents?: Uint8Array | undefined;
+    /** The path of the file that has these contents and gets what is written; without one that stays in the machine. */
+    readonly medium?: string | undefined;
+    /** Nothing can be written. */
+    readonly readOnly?: boolean | undefined;
   }[];
   /** 1 to 128. */
   readonly queues: number;
@@ -69,4 +73,11 @@ export interface BoardDescription {
   readonly functions: readonly BoardFunction[];
   /** Where the parts are not the machine's defaults. */
   readonly choices?: BoardChoices | undefined;
+}
+
+/** The files that a machine of this board writes to, with what they held when the board was read. */
+export function mediaOf(board: BoardDescription): { readonly medium: string; readonly contents: Uint8Array }[] {
+  return board.functions
+    .flatMap(({ nvme }) => nvme?.namespaces ?? [])
+    .flatMap(({ medium, contents }) => (medium === undefined || contents === undefined ? [] : [{ medium, contents }]));
 }

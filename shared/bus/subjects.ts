@@ -53,6 +53,8 @@ export const INTERFACE_OF: Readonly<Record<BodyCase, Interface>> = {
   xenstoreWatchEventReply: 'reply',
   xenstoreRestarted: 'watch',
   xenstoreRestartedReply: 'reply',
+  mediaWriteRequest: 'local',
+  mediaWriteReply: 'local',
   journalLoadRequest: 'local',
   journalLoadReply: 'local',
   journalAppendRequest: 'local',

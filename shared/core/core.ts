@@ -10,7 +10,8 @@ export type Nanos = number;
 /**
  * Who speaks on the bus. `dN` is domain N (dom0's kernel and toolstack are `d0`), `operator` is the culvert
  * command, `observer` one that hears everything and says nothing, `vacant` whoever keeps guest processes ready, `tKEY` one such taker by its public key, `keys` the
- * key keeper inside dom0's own process, `disk` what holds xenstored's journal inside its own process.
+ * key keeper inside dom0's own process, `disk` what holds xenstored's journal inside its own process,
+ * `media` what holds the files of the machine's disks inside its.
  */
 export type Peer =
   | 'hardware'
@@ -21,6 +22,7 @@ export type Peer =
   | 'vacant'
   | 'keys'
   | 'disk'
+  | 'media'
   | 'broker'
   | `d${number}`
   | `t${string}`;

@@ -210,6 +210,8 @@ function bulkBytes(envelope: Envelope): number {
       return message.value.results.reduce((sum, result) => sum + result.data.length, 0);
     case 'el2Reply':
       return message.value.results.reduce((sum, result) => sum + result.data.length, 0);
+    case 'mediaWriteRequest':
+      return message.value.pieces.reduce((sum, piece) => sum + piece.data.length, 0);
     default:
       return 0;
   }

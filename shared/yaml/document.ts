@@ -7,8 +7,20 @@ export class FileError extends Error {
   override name = 'FileError';
 }
 
+/** A file that says what its schema wants. */
+interface Located<T> {
+  readonly data: T;
+  /** `FILE:LINE` of the deepest part of a path that is there, for a mistake that the schema cannot know of. */
+  where(...path: readonly PropertyKey[]): string;
+}
+
 /** Parses `text` of the file `name` and checks it. Throws FileError with every mistake, one a line. */
 export function parseYaml<S extends z.ZodType>(name: string, text: string, schema: S): z.output<S> {
+  return parseLocated(name, text, schema).data;
+}
+
+/** The same, with where it says what. */
+export function parseLocated<S extends z.ZodType>(name: string, text: string, schema: S): Located<z.output<S>> {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const syntax = document.errors[0];
@@ -17,7 +29,8 @@ export function parseYaml<S extends z.ZodType>(name: string, text: string, schem
     throw new FileError(`${name}:${line}: ${syntax.message.replace(/\s+/g, ' ')}`);
   }
   const result = schema.safeParse(document.toJS());
-  if (result.success) return result.data;
+  if (result.success)
+    return { data: result.data, where: (...path) => `${name}:${lineOf(document.contents, path, lines)}` };
   const mistakes = flatten(result.error.issues).map((issue) => {
     const at = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0] ?? ''] : issue.path;
     const where = issue.path.length === 0 ? '' : ` in ${issue.path.join('.')}`;

@@ -13,13 +13,13 @@ export class HostUp {
   readonly place = new Workplace();
   #target: Target | undefined;
 
-  /** Starts it, with both functions of the example guests in the pool. */
-  async start(): Promise<void> {
+  /** Starts it, with both functions of the example guests in the pool; on a board of its own when one is given. */
+  async start(board?: string, functions: readonly string[] = ['0000:01:00.0', '0000:02:00.0']): Promise<void> {
     cpSync(`${EXAMPLES}/guests`, this.place.path('.'), { recursive: true });
-    await this.must('up');
+    await this.must('up', ...(board === undefined ? [] : ['--board', board]));
     const { url, creds } = JSON.parse(readFileSync(this.place.path('.culvert/host/host.json'), 'utf8')) as Target;
     this.#target = { url, creds: readFileSync(creds, 'utf8') };
-    for (const bdf of ['0000:01:00.0', '0000:02:00.0']) await this.must('xl', 'pci-assignable-add', bdf);
+    for (const bdf of functions) await this.must('xl', 'pci-assignable-add', bdf);
   }
 
   async stop(): Promise<void> {
@@ -62,9 +62,9 @@ export class HostUp {
     return JSON.parse(reply.json);
   }
 
-  async guest(domid: number, command: string, args: object): Promise<Record<string, unknown>> {
+  async guest(domid: number, command: string, args: object, deadlineNs = COMMAND_NS): Promise<Record<string, unknown>> {
     const request = body('guestCommandRequest', { command, args: JSON.stringify(args) });
-    const options = { deadlineNs: COMMAND_NS };
+    const options = { deadlineNs };
     const reply = await asOperator(this.#target!, () => call(peerOf(domid), request, 'guestCommandReply', options));
     if (reply.error !== '') throw new Error(reply.error);
     return JSON.parse(reply.result) as Record<string, unknown>;
@@ -77,7 +77,15 @@ export class HostUp {
 
   /** The process of a domain. */
   pidOf(domid: number): number {
+    return this.#pidAfter(`started a process for domain ${domid}`);
+  }
+
+  get hardwarePid(): number {
+    return this.#pidAfter('started hardware');
+  }
+
+  #pidAfter(words: string): number {
     const log = readFileSync(this.place.path('.culvert/host/supervisor.log'), 'utf8');
-    return Number(new RegExp(`started a process for domain ${domid} \\(pid (\\d+)\\)`).exec(log)![1]);
+    return Number(new RegExp(`${words} \\(pid (\\d+)\\)`).exec(log)![1]);
   }
 }

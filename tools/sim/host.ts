@@ -4,7 +4,7 @@
  */
 
 import type { Envelope } from '#gen/bus.ts';
-import type { BoardDescription } from '#shared/board/description.ts';
+import { type BoardDescription, mediaOf } from '#shared/board/description.ts';
 import { type Body, body, type Core, domidOf, type Effect, type Nanos, type Peer, peerOf } from '#shared/core/core.ts';
 import { World, type WorldOptions } from '#shared/sim/world.ts';
 import { createDom0Core } from '../../services/dom0/core.ts';
@@ -12,6 +12,7 @@ import { createDomuCore } from '../../services/domu/core.ts';
 import { createHardwareCore } from '../../services/hardware/core.ts';
 import { createXenCore } from '../../services/xen/core.ts';
 import { createXenstoredCore } from '../../services/xenstored/core.ts';
+import { SimulatedMedia } from './media.ts';
 
 /** Ids of one life of a peer; the next life starts this much higher. */
 const IDS_PER_LIFE = 2 ** 32;
@@ -59,6 +60,8 @@ export class SimulatedHost {
     world.add('keys', new StandIn((from, message) => this.#keys(from, message)));
     world.add('broker', new StandIn((_from, message) => this.#broker(message)));
     world.add('vacant', new StandIn((_from, message) => this.#vacant(message)));
+    const media = mediaOf(board);
+    if (media.length > 0) world.add('media', new SimulatedMedia(media, options.seed));
     world.add('hardware', createHardwareCore(board, this.#life()));
     world.add('xenstored', createXenstoredCore({ ...this.#life(), dom0: true }));
     world.add('xen', createXenCore(this.#life()));

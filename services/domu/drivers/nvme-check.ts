@@ -1,4 +1,7 @@
-/** A check of an NVMe controller from inside a guest: writes a pattern to its blocks, reads it back, compares. */
+/**
+ * A check of an NVMe controller from inside a guest: writes a pattern to its blocks, reads it back, compares; or one half
+ * of it, so that another guest may do the other. What was written is flushed at the end.
+ */
 import { dmaProbeFill, dmaProbeMismatches } from '#shared/arch/dma-probe.ts';
 import { NVME_IO } from '#shared/arch/nvme.ts';
 import { Indefinite, type Op, TimedOut } from '#shared/core/op.ts';
@@ -6,7 +9,7 @@ import { formatSbdf } from '#shared/ids/sbdf.ts';
 import type { CpuBus } from '#shared/kernel/cpu-bus.ts';
 import type { Pages } from '../kernel/pages.ts';
 import { DriverError } from './driver.ts';
-import type { NvmeCommand, NvmeDevice } from './nvme.ts';
+import type { NvmeCommand, NvmeCompletion, NvmeDevice } from './nvme.ts';
 
 const PAGE = 4096;
 /** Data of one command, and of one group of commands. */
@@ -14,6 +17,14 @@ const COMMAND_BYTES = 32 * PAGE;
 const GROUP_BYTES = 8 * COMMAND_BYTES;
 /** Each command has its PRP list in a part of one page. */
 const LIST_BYTES = PAGE / 8;
+
+export interface NvmeCheckOptions {
+  readonly lba: number;
+  readonly bytes: number;
+  readonly seed: number;
+  /** Both when absent. */
+  readonly only?: 'write' | 'read' | undefined;
+}
 
 /**
  * Writes `bytes` of the pattern of `seed` from block `lba` on, reads them back and compares. Buffers are taken from
@@ -23,7 +34,7 @@ export function* nvmeCheck(
   device: NvmeDevice,
   cpu: CpuBus,
   pages: Pages,
-  { lba, bytes, seed }: { readonly lba: number; readonly bytes: number; readonly seed: number },
+  { lba, bytes, seed, only }: NvmeCheckOptions,
 ): Op<unknown> {
   const bufferBytes = Math.min(GROUP_BYTES, Math.ceil(bytes / PAGE) * PAGE);
   const buffer = pages.take(bufferBytes);
@@ -36,17 +47,20 @@ export function* nvmeCheck(
     for (let done = 0; done < bytes; done += GROUP_BYTES) {
       const part = Math.min(GROUP_BYTES, bytes - done);
       const at = lba + done / device.blockBytes;
-      const words = new Int32Array(part / 4);
-      dmaProbeFill(words, seed, done / 4);
-      yield* cpu.write(buffer, new Uint8Array(words.buffer));
-      yield* transfer(device, NVME_IO.WRITE, at, part, buffer, lists);
+      if (only !== 'read') {
+        const words = new Int32Array(part / 4);
+        dmaProbeFill(words, seed, done / 4);
+        yield* cpu.write(buffer, new Uint8Array(words.buffer));
+        yield* transfer(device, NVME_IO.WRITE, at, part, buffer, lists);
+      }
+      if (only === 'write') continue;
       yield* cpu.write(buffer, new Uint8Array(part));
       yield* transfer(device, NVME_IO.READ, at, part, buffer, lists);
       // A copy of its own, aligned; a slice of what the bus gives may be a view.
       const back = new Uint8Array(yield* cpu.read(buffer, part));
       mismatches += dmaProbeMismatches(new Int32Array(back.buffer), seed, done / 4);
     }
-    yield* device.flush();
+    if (only !== 'read') throwFailed(device, yield* device.flush());
   } catch (error) {
     busy = error instanceof TimedOut || error instanceof Indefinite;
     throw error;
@@ -63,8 +77,8 @@ export function* nvmeCheck(
     blocks: device.blocks,
     blockBytes: device.blockBytes,
     lba,
-    bytesWritten: bytes,
-    bytesRead: bytes,
+    bytesWritten: only === 'read' ? 0 : bytes,
+    bytesRead: only === 'write' ? 0 : bytes,
     mismatches,
     interrupts: device.interrupts - before,
   };
@@ -93,7 +107,11 @@ function* transfer(
       cdw12: part / device.blockBytes - 1,
     });
   }
-  for (const { status } of yield* device.io(commands)) {
+  throwFailed(device, yield* device.io(commands));
+}
+
+function throwFailed(device: NvmeDevice, completions: readonly NvmeCompletion[]): void {
+  for (const { status } of completions) {
     if (status !== 0)
       throw new DriverError(`${formatSbdf(device.sbdf)}: a command ended with 0x${status.toString(16)}`);
   }

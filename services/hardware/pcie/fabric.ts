@@ -7,6 +7,7 @@ import type { BoardFunction } from '#shared/board/description.ts';
 import { assert } from '#shared/core/assert.ts';
 import { busOf, segmentOf } from '#shared/ids/sbdf.ts';
 import { type Board, type BoardBridge, isBridge, secondaryBusOf } from '../board.ts';
+import type { MediaPort } from '../bus/media.ts';
 import type { DmaTranslator, Scheduler } from '../bus/transaction.ts';
 import type { Saved } from '../state/saved.ts';
 import { registerBarOf } from './bar.ts';
@@ -29,16 +30,19 @@ export class PcieFabric implements Saved {
   readonly route = new Route();
   readonly #functions = new Map<number, PciFunction>();
   readonly #wires = new NicWires();
+  readonly #media: MediaPort;
   /** SPIs, ORed over all bridges. */
   readonly #spis: WiredOr;
 
-  /** `translatorFor` gives the SMMU in front of a bridge; `intx` takes the levels of the SPIs that pins lead to. */
+  /** `translatorFor` gives the SMMU in front of a bridge; `intx` takes the levels of the SPIs that pins lead to; without `media` no medium takes anything. */
   constructor(
     board: Board,
     translatorFor: (bridge: BoardBridge) => DmaTranslator,
     scheduler: Scheduler,
     intx: IntxSink = { set: () => {} },
+    media: MediaPort = { write: (_medium, _pieces, _sync, done) => scheduler.after(0, () => done(false)) },
   ) {
+    this.#media = media;
     this.#spis = new WiredOr((spi, level) => intx.set(spi, level));
     this.bridges = board.bridges.map((bridge) => {
       const sink = { set: (spi: number, level: boolean): void => this.#spis.change(spi, level) };
@@ -111,7 +115,7 @@ export class PcieFabric implements Saved {
         const below = secondaryBusOf(fn);
         if (below !== 0) this.#populate(bridge.below, below, functions, scheduler);
       } else {
-        const endpoint = endpointOf(fn, bus, scheduler, this.#wires);
+        const endpoint = endpointOf(fn, bus, scheduler, this.#wires, this.#media);
         bus.add(endpoint);
         this.#functions.set(fn.sbdf, endpoint);
       }
@@ -119,10 +123,16 @@ export class PcieFabric implements Saved {
   }
 }
 
-function endpointOf(fn: BoardFunction, bus: PciBus, scheduler: Scheduler, wires: NicWires): PciFunction {
+function endpointOf(
+  fn: BoardFunction,
+  bus: PciBus,
+  scheduler: Scheduler,
+  wires: NicWires,
+  media: MediaPort,
+): PciFunction {
   const parts = functionParts(fn);
   const nic = nicMaker(fn, scheduler, wires);
-  const nvme = nvmeMaker(fn, scheduler);
+  const nvme = nvmeMaker(fn, scheduler, media);
   const model: ModelFactory = (host, bars, msix) => {
     if (fn.model === 'inert') return new Inert();
     if (fn.model === 'nvme') return nvme(host, bars, msix) ?? new Inert();

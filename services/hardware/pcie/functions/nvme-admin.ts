@@ -33,9 +33,8 @@ import type { NvmeNamespace } from './nvme-namespace.ts';
 import type { NvmeData } from './nvme-prp.ts';
 import type { NvmeQueues } from './nvme-queues.ts';
 import { NVME_MQES, type NvmeRegisters } from './nvme-registers.ts';
+import { NVME_HELD, NVME_UNTIL_DURABLE } from './nvme-status.ts';
 
-/** In place of a status: the command stays with the controller. */
-export const NVME_HELD = -1;
 /** Log data go out in pieces of this size, so that a long length costs no memory. */
 const LOG_PAD_BYTES = 0x10_0000;
 
@@ -65,7 +64,7 @@ export class NvmeAdmin {
     this.#parts = parts;
   }
 
-  /** Carries out one command. Gives its status, or NVME_HELD. */
+  /** Carries out one command. Gives its status, NVME_HELD or NVME_UNTIL_DURABLE. */
   execute(opcode: number, cid: number, command: Uint32Array): number {
     this.dw0 = 0;
     switch (opcode) {
@@ -84,9 +83,12 @@ export class NvmeAdmin {
       case NVME_ADMIN.ABORT:
         return this.#abort(command);
       case NVME_ADMIN.SET_FEATURES: {
-        const { status, dw0 } = this.#parts.features.set(command, this.#parts.queues.completion.size > 1);
+        const { features, queues } = this.#parts;
+        const cached = features.cacheEnabled;
+        const { status, dw0 } = features.set(command, queues.completion.size > 1);
         this.dw0 = dw0;
-        return status;
+        // A cache that is turned off is empty when the command completes.
+        return cached && !features.cacheEnabled ? NVME_UNTIL_DURABLE : status;
       }
       case NVME_ADMIN.GET_FEATURES: {
         const { status, dw0 } = this.#parts.features.get(command);
@@ -107,7 +109,7 @@ export class NvmeAdmin {
     const cns = command[NVME_SQE.CDW10]! & 0xff;
     const nsid = command[NVME_SQE.NSID]!;
     if (!isKnownCns(cns)) return NVME_SC.INVALID_FIELD;
-    if (cns === NVME_CNS.CONTROLLER) return data.toHost(command, identifyController(identity, namespaces.length));
+    if (cns === NVME_CNS.CONTROLLER) return data.toHost(command, identifyController(identity, namespaces));
     if (cns === NVME_CNS.ACTIVE_NAMESPACES) {
       if (nsid >= NVME_NSID_ALL - 1) return NVME_SC.INVALID_NAMESPACE;
       return data.toHost(command, activeNamespaces(nsid, namespaces.length));

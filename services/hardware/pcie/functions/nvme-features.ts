@@ -42,8 +42,11 @@ export class NvmeFeatures {
   readonly #vectors: number;
   readonly #events: NvmeEvents;
   readonly #logs: NvmeLogs;
+  readonly #hasCache: boolean;
 
-  constructor(queuesMax: number, vectors: number, events: NvmeEvents, logs: NvmeLogs) {
+  /** `hasCache`: there is a volatile write cache. */
+  constructor(queuesMax: number, vectors: number, events: NvmeEvents, logs: NvmeLogs, hasCache: boolean) {
+    this.#hasCache = hasCache;
     this.#queuesMax = queuesMax;
     this.#vectors = vectors;
     this.#events = events;
@@ -56,6 +59,7 @@ export class NvmeFeatures {
   reset(): void {
     this.#values.clear();
     for (const feature of Object.values(NVME_FEATURE)) this.#values.set(feature, defaultOf(feature));
+    if (!this.#hasCache) this.#values.delete(NVME_FEATURE.VOLATILE_WRITE_CACHE);
     this.#uncoalesced = new Set();
     this.#over = OVER_DEFAULT;
     this.#under = UNDER_DEFAULT;
@@ -68,6 +72,11 @@ export class NvmeFeatures {
   get arbitrationBurst(): number {
     const ab = this.#values.get(NVME_FEATURE.ARBITRATION)! & 7;
     return ab === 7 ? Number.MAX_SAFE_INTEGER : 2 ** ab;
+  }
+
+  /** A write may complete before it is on its medium. */
+  get cacheEnabled(): boolean {
+    return this.#values.get(NVME_FEATURE.VOLATILE_WRITE_CACHE) === 1;
   }
 
   /** The highest identifier of an I/O queue of each kind. */
@@ -84,6 +93,7 @@ export class NvmeFeatures {
     const feature = command[NVME_SQE.CDW10]! & 0xff;
     const value = command[NVME_SQE.CDW11]!;
     if ((command[NVME_SQE.CDW10]! & NVME_FEATURE_SAVE) !== 0) return fail(NVME_SC.FEATURE_NOT_SAVEABLE);
+    if (!this.#values.has(feature)) return fail(NVME_SC.INVALID_FIELD);
     switch (feature) {
       case NVME_FEATURE.POWER_MANAGEMENT:
         if ((value & 0x1f) !== 0) return fail(NVME_SC.INVALID_FIELD);

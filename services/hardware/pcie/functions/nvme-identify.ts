@@ -6,7 +6,9 @@ import {
   NVME_ID_NS,
   NVME_IDENTIFY_BYTES,
   NVME_NIDT,
+  NVME_NSATTR_WRITE_PROTECTED,
   NVME_ONCS,
+  NVME_VWC,
 } from '#shared/arch/nvme-data.ts';
 import { NVME_AERL } from './nvme-events.ts';
 import { ascii, NVME_ERROR_ENTRIES, putU64 } from './nvme-logs.ts';
@@ -37,7 +39,7 @@ export interface ControllerIdentity {
   readonly unique: number;
 }
 
-export function identifyController(who: ControllerIdentity, namespaces: number): Uint8Array {
+export function identifyController(who: ControllerIdentity, namespaces: readonly NvmeNamespace[]): Uint8Array {
   const page = new Uint8Array(NVME_IDENTIFY_BYTES);
   const view = new DataView(page.buffer);
   view.setUint16(NVME_ID_CTRL.VID, who.vendorId, true);
@@ -61,11 +63,12 @@ export function identifyController(who: ControllerIdentity, namespaces: number):
   page[NVME_ID_CTRL.SQES] = (NVME_SQES << 4) | NVME_SQES;
   page[NVME_ID_CTRL.CQES] = (NVME_CQES << 4) | NVME_CQES;
   view.setUint16(NVME_ID_CTRL.MAXCMD, NVME_MQES + 1, true);
-  view.setUint32(NVME_ID_CTRL.NN, namespaces, true);
+  view.setUint32(NVME_ID_CTRL.NN, namespaces.length, true);
   const { COMPARE, DATASET_MANAGEMENT, WRITE_ZEROES, SAVE_SELECT } = NVME_ONCS;
   view.setUint16(NVME_ID_CTRL.ONCS, COMPARE | DATASET_MANAGEMENT | WRITE_ZEROES | SAVE_SELECT, true);
-  // A volatile write cache; Flush of all namespaces at once is taken.
-  page[NVME_ID_CTRL.VWC] = 1 | (3 << 1);
+  // What is in memory only has no medium that it could be lost on the way to.
+  const hasCache = namespaces.some(({ cache }) => cache !== undefined);
+  page[NVME_ID_CTRL.VWC] = NVME_VWC.FLUSH_ALL | (hasCache ? NVME_VWC.PRESENT : 0);
   const nqn = `nqn.2014-08.org.nvmexpress:culvert:${who.serial.trim()}`;
   for (let i = 0; i < nqn.length; i++) page[NVME_ID_CTRL.SUBNQN + i] = nqn.charCodeAt(i);
   // Power state 0: 5.00 W at most.
@@ -80,6 +83,7 @@ export function identifyNamespace(namespace: NvmeNamespace, who: ControllerIdent
   putU64(view, NVME_ID_NS.NCAP, namespace.blocks);
   putU64(view, NVME_ID_NS.NUSE, namespace.blocksUsed);
   page[NVME_ID_NS.DLFEAT] = NVME_DLFEAT.READS_ZEROES | NVME_DLFEAT.WRITE_ZEROES_DEALLOCATES;
+  page[NVME_ID_NS.NSATTR] = namespace.readOnly ? NVME_NSATTR_WRITE_PROTECTED : 0;
   putEui64(view, NVME_ID_NS.EUI64, who, nsid);
   view.setUint32(NVME_ID_NS.LBAF, Math.log2(namespace.blockBytes) << 16, true);
   return page;

@@ -3,12 +3,14 @@
  * deallocate.
  * Data move between host memory and the namespace piece by piece, without a copy between. A command that fails
  * half-way has moved what came before.
- * Not modelled: fused commands, write uncorrectable, verify, reservations; force unit access and flush have nothing to
- * do, for what was written is never lost by a reset.
+ * Flush, force unit access, and every write while the write cache is off or its medium is at fault complete when what
+ * was written before is on the medium; other writes when they are in memory.
+ * Not modelled: fused commands, write uncorrectable, verify, reservations.
  */
 import {
   NVME_DSM_AD,
   NVME_DSM_RANGE_BYTES,
+  NVME_FUA,
   NVME_IO,
   NVME_NSID_ALL,
   NVME_SC,
@@ -16,10 +18,13 @@ import {
   nvmeU64,
 } from '#shared/arch/nvme.ts';
 import type { DmaPort } from '../../bus/transaction.ts';
+import type { NvmeFeatures } from './nvme-features.ts';
 import { NVME_MDTS } from './nvme-identify.ts';
 import type { NvmeLogs } from './nvme-logs.ts';
-import { NVME_CHUNK_BYTES, type NvmeNamespace } from './nvme-namespace.ts';
+import type { NvmeNamespace } from './nvme-namespace.ts';
+import { NVME_CHUNK_BYTES } from './nvme-namespace-shape.ts';
 import type { NvmeData } from './nvme-prp.ts';
+import { NVME_UNTIL_DURABLE } from './nvme-status.ts';
 
 /** Bytes of data that a command may move. */
 const NVME_DATA_BYTES_MAX = 4096 * 2 ** NVME_MDTS;
@@ -30,11 +35,19 @@ export class NvmeIo {
   readonly #data: NvmeData;
   readonly #dma: DmaPort;
   readonly #logs: NvmeLogs;
+  readonly #features: NvmeFeatures;
   readonly #compared = new Uint8Array(NVME_CHUNK_BYTES);
   readonly #rangeBytes = new Uint8Array(RANGES_MAX * NVME_DSM_RANGE_BYTES);
   readonly #ranges = new Uint32Array(this.#rangeBytes.buffer);
 
-  constructor(namespaces: readonly NvmeNamespace[], data: NvmeData, dma: DmaPort, logs: NvmeLogs) {
+  constructor(
+    namespaces: readonly NvmeNamespace[],
+    data: NvmeData,
+    dma: DmaPort,
+    logs: NvmeLogs,
+    features: NvmeFeatures,
+  ) {
+    this.#features = features;
     this.#namespaces = namespaces;
     this.#data = data;
     this.#dma = dma;
@@ -49,13 +62,13 @@ export class NvmeIo {
     return Math.min(NVME_DATA_BYTES_MAX, blocksOf(command) * namespace.blockBytes);
   }
 
-  /** Carries out one command. Gives its status. */
+  /** Carries out one command. Gives its status, or NVME_UNTIL_DURABLE. */
   execute(opcode: number, command: Uint32Array): number {
     const nsid = command[NVME_SQE.NSID]!;
     switch (opcode) {
       case NVME_IO.FLUSH:
         return nsid === NVME_NSID_ALL || this.#namespaces[nsid - 1] !== undefined
-          ? NVME_SC.SUCCESS
+          ? NVME_UNTIL_DURABLE
           : NVME_SC.INVALID_NAMESPACE;
       case NVME_IO.READ:
       case NVME_IO.WRITE:
@@ -74,19 +87,23 @@ export class NvmeIo {
     const bytes = blocks * namespace.blockBytes;
     if (opcode !== NVME_IO.WRITE_ZEROES && bytes > NVME_DATA_BYTES_MAX) return NVME_SC.INVALID_FIELD;
     if (lba + blocks > namespace.blocks) return NVME_SC.LBA_OUT_OF_RANGE;
+    if ((opcode === NVME_IO.WRITE || opcode === NVME_IO.WRITE_ZEROES) && namespace.readOnly)
+      return NVME_SC.NAMESPACE_WRITE_PROTECTED;
     const at = lba * namespace.blockBytes;
     if (opcode === NVME_IO.WRITE_ZEROES) {
       namespace.deallocate(at, bytes);
       this.#logs.countWrite(0);
-      return NVME_SC.SUCCESS;
+      return this.#written(namespace, command);
     }
     const status = this.#data.locate(command, bytes);
     if (status !== NVME_SC.SUCCESS) return status;
-    if (opcode === NVME_IO.READ) return this.#read(namespace, at, bytes);
-    return opcode === NVME_IO.WRITE ? this.#write(namespace, at, bytes) : this.#compare(namespace, at, bytes);
+    if (opcode === NVME_IO.READ) return this.#read(namespace, at, bytes, (command[NVME_SQE.CDW12]! & NVME_FUA) !== 0);
+    if (opcode === NVME_IO.COMPARE) return this.#compare(namespace, at, bytes);
+    return this.#write(namespace, at, bytes) ?? this.#written(namespace, command);
   }
 
-  #read(namespace: NvmeNamespace, start: number, bytes: number): number {
+  /** `fromMedium`: what is read is on the medium when the command completes. */
+  #read(namespace: NvmeNamespace, start: number, bytes: number, fromMedium: boolean): number {
     let at = start;
     for (let piece = 0; piece < this.#data.count; piece++) {
       const length = this.#data.length(piece);
@@ -98,10 +115,18 @@ export class NvmeIo {
       }
     }
     this.#logs.countRead(bytes);
-    return NVME_SC.SUCCESS;
+    return fromMedium ? NVME_UNTIL_DURABLE : NVME_SC.SUCCESS;
   }
 
-  #write(namespace: NvmeNamespace, start: number, bytes: number): number {
+  /** What to complete a write with that was carried out. */
+  #written({ cache }: NvmeNamespace, command: Uint32Array): number {
+    if (cache === undefined) return NVME_SC.SUCCESS;
+    const through = (command[NVME_SQE.CDW12]! & NVME_FUA) !== 0 || !this.#features.cacheEnabled || cache.isFaulty;
+    return through ? NVME_UNTIL_DURABLE : NVME_SC.SUCCESS;
+  }
+
+  /** Undefined when all data came. */
+  #write(namespace: NvmeNamespace, start: number, bytes: number): number | undefined {
     let at = start;
     for (let piece = 0; piece < this.#data.count; piece++) {
       const length = this.#data.length(piece);
@@ -113,7 +138,7 @@ export class NvmeIo {
       }
     }
     this.#logs.countWrite(bytes);
-    return NVME_SC.SUCCESS;
+    return undefined;
   }
 
   #compare(namespace: NvmeNamespace, start: number, bytes: number): number {
@@ -143,10 +168,14 @@ export class NvmeIo {
     for (let i = 0; i < count; i++)
       if (nvmeU64(ranges, 4 * i + 2) + ranges[4 * i + 1]! > namespace.blocks) return NVME_SC.LBA_OUT_OF_RANGE;
     if ((command[NVME_SQE.CDW11]! & NVME_DSM_AD) === 0) return NVME_SC.SUCCESS;
+    if (namespace.readOnly) return NVME_SC.NAMESPACE_WRITE_PROTECTED;
     const { blockBytes } = namespace;
     for (let i = 0; i < count; i++)
       namespace.deallocate(nvmeU64(ranges, 4 * i + 2) * blockBytes, ranges[4 * i + 1]! * blockBytes);
-    return NVME_SC.SUCCESS;
+    // The deallocated blocks are zeroes like any others that were written; the command has no bit for force unit access.
+    if (namespace.cache === undefined || (this.#features.cacheEnabled && !namespace.cache.isFaulty))
+      return NVME_SC.SUCCESS;
+    return NVME_UNTIL_DURABLE;
   }
 }
 

@@ -46,6 +46,11 @@ export class NvmeLogs {
     this.#counts.bytesWritten += bytes;
   }
 
+  /** A medium did not take what it was given. */
+  countMediaError(): void {
+    this.#counts.mediaErrors++;
+  }
+
   error(entry: LoggedError): void {
     this.#counts.errors++;
     this.#errors.unshift({ ...entry, count: this.#counts.errors });

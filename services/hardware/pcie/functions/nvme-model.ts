@@ -5,6 +5,7 @@
 import { NVME_DOORBELLS } from '#shared/arch/nvme.ts';
 import { PCI } from '#shared/arch/pci/header.ts';
 import type { BoardFunction, NvmeOptions } from '#shared/board/description.ts';
+import type { MediaPort } from '../../bus/media.ts';
 import type { Scheduler } from '../../bus/transaction.ts';
 import { type BarShape, type MsixShape, registerBarOf } from '../bar.ts';
 import type { DeviceHost } from './function.ts';
@@ -28,6 +29,7 @@ export function nvmeRegisterBytes(fn: BoardFunction): number {
 export function nvmeMaker(
   fn: BoardFunction,
   scheduler: Scheduler,
+  media: MediaPort,
 ): (host: DeviceHost, bars: readonly BarShape[], msix: MsixShape | undefined) => Nvme | undefined {
   const { namespaces, queues, serial } = fn.nvme ?? DEFAULTS;
   let made = 0;
@@ -37,6 +39,7 @@ export function nvmeMaker(
     return new Nvme(host, scheduler, {
       bar: bar.index,
       namespaces,
+      media,
       queues,
       vectors: msix?.vectors ?? MSI_VECTORS,
       identity: {

@@ -1,19 +1,22 @@
 /**
  * The blocks of an NVMe namespace, held in memory in chunks that come to be when they are written.
- * A namespace may start with given contents; they are copied chunk by chunk as they are written, and never changed.
- * Not modelled: metadata, end-to-end protection and more than one format; Identify says so. What is written is not
- * taken back to the file that the contents came from; it lives as long as the machine (and in its saved state).
+ * A namespace may start with given contents; they are copied chunk by chunk as they are written, and never changed. One
+ * that has a medium tells its write cache what has to get there; it is read once, when the board is, so all reads come
+ * out of memory.
+ * A saved state has what a namespace without a medium holds, and of one with a medium only what may not have got there:
+ * the medium has to be as it was, which a checksum of the whole says.
+ * Not modelled: metadata, end-to-end protection and more than one format; Identify says so.
  */
+import type { MediaPort } from '../../bus/media.ts';
 import { SavedStateError } from '../../state/saved.ts';
+import { NvmeWriteCache } from './nvme-cache.ts';
+import { type NamespaceShape, NVME_CHUNK_BYTES } from './nvme-namespace-shape.ts';
 
-export const NVME_CHUNK_BYTES = 0x1_0000;
-
-export interface NamespaceShape {
-  readonly sizeBytes: number;
-  /** 512 or 4096. */
-  readonly blockBytes: number;
-  /** The first bytes of the namespace; zeroes follow. */
-  readonly contents?: Uint8Array | undefined;
+interface SavedCache {
+  /** Chunk, and its pages of 4 KiB as bits. */
+  readonly pages: [number, number][];
+  readonly chunks: [number, Uint8Array | null][];
+  readonly checksum: number;
 }
 
 /** Read in place of a chunk that is not there. Nobody writes it. */
@@ -26,14 +29,20 @@ export class NvmeNamespace {
   readonly #chunks = new Map<number, Uint8Array | null>();
   readonly #contents: Uint8Array;
   readonly #contentChunks: number;
+  /** Between these blocks and their medium; undefined for a namespace that has none. */
+  readonly cache: NvmeWriteCache | undefined;
+  readonly readOnly: boolean;
   #used: number;
 
-  constructor({ sizeBytes, blockBytes, contents }: NamespaceShape) {
+  constructor({ sizeBytes, blockBytes, contents, medium, readOnly }: NamespaceShape, media: MediaPort) {
     this.blockBytes = blockBytes;
     this.blocks = Math.floor(sizeBytes / blockBytes);
     this.#contents = (contents ?? ZEROES.subarray(0, 0)).subarray(0, this.blocks * blockBytes);
     this.#contentChunks = Math.ceil(this.#contents.length / NVME_CHUNK_BYTES);
     this.#used = this.#contentChunks;
+    this.readOnly = readOnly === true;
+    const cached = { bytes: this.blocks * blockBytes, chunk: (index: number) => this.#chunk(index) };
+    this.cache = medium === undefined ? undefined : new NvmeWriteCache(cached, medium, media);
   }
 
   /** Blocks that are backed: whole chunks count (NUSE). */
@@ -61,7 +70,9 @@ export class NvmeNamespace {
       this.#chunks.set(index, fresh);
       chunk = fresh;
     }
-    return chunk.subarray(offset, Math.min(NVME_CHUNK_BYTES, offset + bytes));
+    const end = Math.min(NVME_CHUNK_BYTES, offset + bytes);
+    this.cache?.mark(at, end - offset);
+    return chunk.subarray(offset, end);
   }
 
   /** The bytes read as zeroes from now on; chunks that lie inside whole give their memory back. */
@@ -73,6 +84,7 @@ export class NvmeNamespace {
       if (this.#chunk(index) !== undefined) {
         if (part === NVME_CHUNK_BYTES) {
           this.#used--;
+          this.cache?.mark(at + done, part);
           if (index < this.#contentChunks) this.#chunks.set(index, null);
           else this.#chunks.delete(index);
         } else this.writable(at + done, part).fill(0);
@@ -82,12 +94,28 @@ export class NvmeNamespace {
   }
 
   save(): unknown {
-    return [...this.#chunks].map(([index, chunk]) => [index, chunk?.slice() ?? null]);
+    if (this.cache === undefined) return [...this.#chunks].map(([index, chunk]) => [index, chunk?.slice() ?? null]);
+    const pages = this.cache.pages();
+    const chunks = pages.map(([index]) => [index, this.#chunk(index)?.slice() ?? null]);
+    return { pages, chunks, checksum: this.#checksum() };
   }
 
-  /** Throws SavedStateError for chunks beyond the end. */
+  /** Throws SavedStateError for chunks beyond the end, and for a medium that is not as it was. */
   load(state: unknown): void {
-    const chunks = state as [number, Uint8Array | null][];
+    if (Array.isArray(state) !== (this.cache === undefined))
+      throw new SavedStateError('nvme: the saved namespace was kept on another kind of medium');
+    if (this.cache === undefined) {
+      this.#loadChunks(state as [number, Uint8Array | null][]);
+      return;
+    }
+    const { pages, chunks, checksum } = state as SavedCache;
+    this.#loadChunks(chunks);
+    if (this.#checksum() !== checksum)
+      throw new SavedStateError('nvme: the file of a namespace is not as it was when the state was saved');
+    this.cache.load(pages);
+  }
+
+  #loadChunks(chunks: readonly (readonly [number, Uint8Array | null])[]): void {
     const last = Math.ceil((this.blocks * this.blockBytes) / NVME_CHUNK_BYTES);
     this.#chunks.clear();
     this.#used = this.#contentChunks;
@@ -98,6 +126,19 @@ export class NvmeNamespace {
       if (chunk === null) this.#used--;
       else if (index >= this.#contentChunks) this.#used++;
     }
+  }
+
+  /** FNV-1a over the words of all blocks. */
+  #checksum(): number {
+    let hash = 0x811c_9dc5;
+    const bytes = this.blocks * this.blockBytes;
+    for (let at = 0; at < bytes; at += NVME_CHUNK_BYTES) {
+      const chunk = this.view(at, Math.min(NVME_CHUNK_BYTES, bytes - at));
+      const aligned = chunk.byteOffset % 4 === 0 ? chunk : chunk.slice();
+      const words = new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
+      for (let i = 0; i < words.length; i++) hash = Math.imul(hash ^ words[i]!, 0x0100_0193);
+    }
+    return hash >>> 0;
   }
 
   #chunk(index: number): Uint8Array | undefined {

@@ -3,6 +3,7 @@
  * fatal status (NVM Express 1.4, "Controller Registers", "Controller Initialization", "Shutdown").
  * An enable with queues, page size, command set or arbitration that the controller does not have ends in CSTS.CFS, and
  * RDY stays 0 until the host disables the controller.
+ * A shutdown is complete when all that was written is on its media; when it cannot get there CSTS.CFS says so instead.
  * Not modelled: NVM subsystem reset (CAP.NSSRS = 0; NSSR reads 0 and drops writes), controller memory buffer, persistent
  * memory region and boot partitions (all announced as absent).
  */
@@ -46,6 +47,8 @@ export interface ControllerState {
   disabled(): void;
   /** Nothing is fetched or completed from now on until a reset. */
   stopped(): void;
+  /** Calls `done` when all that was written is on its media, or cannot get there. */
+  settle(done: (ok: boolean) => void): void;
 }
 
 export interface InterruptMask {
@@ -59,11 +62,13 @@ export class NvmeRegisters {
   readonly #state: ControllerState;
   readonly #ready: Timer;
   readonly #shutdown: Timer;
+  /** Changes with everything that ends a shutdown before it is complete. */
+  #round = 0;
 
   constructor(state: ControllerState, interrupts: InterruptMask, scheduler: Scheduler) {
     this.#state = state;
     this.#ready = new Timer(scheduler, () => this.#becomeReady());
-    this.#shutdown = new Timer(scheduler, () => this.#setStatus({ SHST: NVME_SHST.COMPLETE }));
+    this.#shutdown = new Timer(scheduler, () => this.#settle());
     this.#bank = new RegBank(NVME_REGISTER_BYTES, NVME_REGISTERS)
       .onRead(NVME_INTMS, () => interrupts.mask)
       .onRead(NVME_INTMC, () => interrupts.mask)
@@ -112,6 +117,7 @@ export class NvmeRegisters {
 
   /** A conventional or function level reset. */
   reset(): void {
+    this.#round++;
     this.#ready.cancel();
     this.#shutdown.cancel();
     this.#bank.reset();
@@ -133,11 +139,16 @@ export class NvmeRegisters {
     };
   }
 
+  /** After the namespaces: a shutdown that waits for their media waits again. */
   load(state: unknown): void {
     const saved = state as { words: number[]; ready: SavedTimer; shutdown: SavedTimer };
     for (const [i, register] of NVME_REGISTERS.entries()) this.#bank.poke(register, saved.words[i]!);
+    this.#round++;
     this.#ready.load(saved.ready);
     this.#shutdown.load(saved.shutdown);
+    const csts = this.#bank.peek(NVME_CSTS);
+    const isSettling = get(NVME_CSTS.SHST, csts) === NVME_SHST.OCCURRING && get(NVME_CSTS.CFS, csts) === 0;
+    if (isSettling && !saved.shutdown.armed) this.#settle();
   }
 
   inspect(): unknown {
@@ -167,6 +178,7 @@ export class NvmeRegisters {
 
   /** A controller reset: CSTS goes back, AQA, ASQ and ACQ stay. */
   #disable(): void {
+    this.#round++;
     this.#ready.cancel();
     this.#shutdown.cancel();
     this.#bank.poke(NVME_CSTS, 0);
@@ -176,6 +188,16 @@ export class NvmeRegisters {
   #becomeReady(): void {
     this.#setStatus({ RDY: 1 });
     this.#state.enabled(this.pageBytes);
+  }
+
+  /** A shutdown that takes as long as the media do. */
+  #settle(): void {
+    const round = ++this.#round;
+    this.#state.settle((ok) => {
+      if (round !== this.#round) return;
+      if (ok) this.#setStatus({ SHST: NVME_SHST.COMPLETE });
+      else this.fail();
+    });
   }
 
   #shutDown(enabled: boolean): void {

@@ -5,6 +5,8 @@
  * take it carries them out in order, posts, and interrupts. A reset in between leaves nothing of a burst.
  * A fetch that is aborted on the way is fatal (CSTS.CFS), as a controller that cannot read its queue knows no better.
  * Registers are read at any size and written 32 bits at a time; smaller writes are dropped.
+ * A command that waits for a medium is held when its burst is over, and completes on its own; reset, Abort and the
+ * deletion of its queue end it, and not what it waited for.
  * Not modelled: what the parts in nvme-*.ts leave out; the time that a medium takes beyond the rate of its data.
  */
 import {
@@ -12,6 +14,7 @@ import {
   NVME_DOORBELLS,
   NVME_EVENT,
   NVME_EVENT_ERROR,
+  NVME_NSID_ALL,
   NVME_SC,
   NVME_SQE,
   NVME_SQE_BYTES,
@@ -19,24 +22,29 @@ import {
   NVME_STATUS_MORE,
   nvmeU64,
 } from '#shared/arch/nvme.ts';
+import type { MediaPort } from '../../bus/media.ts';
 import type { DmaPort, Scheduler } from '../../bus/transaction.ts';
 import type { DeviceHost, DeviceModel } from './function.ts';
-import { NVME_HELD, NvmeAdmin } from './nvme-admin.ts';
+import { NvmeAdmin } from './nvme-admin.ts';
 import { NvmeEvents } from './nvme-events.ts';
 import { NvmeFeatures } from './nvme-features.ts';
 import type { ControllerIdentity } from './nvme-identify.ts';
 import { NvmeInterrupts } from './nvme-interrupts.ts';
 import { NvmeIo } from './nvme-io.ts';
 import { NvmeLogs } from './nvme-logs.ts';
-import { type NamespaceShape, NvmeNamespace } from './nvme-namespace.ts';
+import { NvmeNamespace } from './nvme-namespace.ts';
+import type { NamespaceShape } from './nvme-namespace-shape.ts';
 import { NvmeData } from './nvme-prp.ts';
 import { NvmeQueues } from './nvme-queues.ts';
 import { NvmeRegisters } from './nvme-registers.ts';
+import { NVME_HELD, NVME_UNTIL_DURABLE } from './nvme-status.ts';
 import { type SavedTimer, Timer } from './timer.ts';
 
 /** Commands that one burst fetches, and data after which it fetches no more. */
 const BURST_COMMANDS = 64;
 const BURST_BYTES = 4 << 20;
+/** Commands that wait for a medium, after which none is fetched until one completes. */
+const HELD_MAX = 1024;
 /** From a doorbell to the entry being here, then a command's own cost, then 4 bytes a nanosecond. */
 const FETCH_NS = 800;
 const COMMAND_NS = 2000;
@@ -46,6 +54,7 @@ const WORTH_RETRYING: readonly number[] = [
   NVME_SC.DATA_TRANSFER_ERROR,
   NVME_SC.ABORT_REQUESTED,
   NVME_SC.ABORTED_SQ_DELETION,
+  NVME_SC.WRITE_FAULT,
 ];
 
 export interface NvmeSetup {
@@ -58,12 +67,19 @@ export interface NvmeSetup {
   /** Vectors that a completion queue may name. */
   readonly vectors: number;
   readonly identity: Omit<ControllerIdentity, 'firmware'>;
+  readonly media: MediaPort;
 }
 
 interface Fetched {
   sqid: number;
   /** Ended already, by Abort or by the deletion of its queue. */
   ended: boolean;
+}
+
+/** A command that was carried out and waits for media. */
+interface Held {
+  readonly sqid: number;
+  readonly command: Uint32Array;
 }
 
 export class Nvme implements DeviceModel {
@@ -90,25 +106,28 @@ export class Nvme implements DeviceModel {
   );
   readonly #fetched: Fetched[] = Array.from({ length: BURST_COMMANDS }, () => ({ sqid: 0, ended: true }));
   #count = 0;
+  #held: Held[] = [];
   /** Changes with everything that drops the commands under way. */
   #epoch = 0;
 
   constructor(host: DeviceHost, scheduler: Scheduler, setup: NvmeSetup) {
     this.#setup = setup;
     this.#host = host;
-    this.#namespaces = setup.namespaces.map((shape) => new NvmeNamespace(shape));
+    this.#namespaces = setup.namespaces.map((shape) => new NvmeNamespace(shape, setup.media));
     this.#interrupts = new NvmeInterrupts(host, setup.vectors);
     const dma = this.#dropping(host.dma);
     this.#queues = new NvmeQueues(dma, this.#interrupts);
     this.#data = new NvmeData(dma);
-    this.#features = new NvmeFeatures(setup.queues, setup.vectors, this.#events, this.#logs);
+    const hasCache = this.#namespaces.some(({ cache }) => cache !== undefined);
+    this.#features = new NvmeFeatures(setup.queues, setup.vectors, this.#events, this.#logs, hasCache);
     const state = {
       enabled: (pageBytes: number) => this.#start(pageBytes),
       disabled: () => this.#controllerReset(),
       stopped: () => this.#stop(),
+      settle: (done: (ok: boolean) => void) => this.#settle(this.#namespaces, done),
     };
     this.#registers = new NvmeRegisters(state, this.#interrupts, scheduler);
-    this.#io = new NvmeIo(this.#namespaces, this.#data, dma, this.#logs);
+    this.#io = new NvmeIo(this.#namespaces, this.#data, dma, this.#logs, this.#features);
     this.#admin = new NvmeAdmin({
       queues: this.#queues,
       features: this.#features,
@@ -155,6 +174,7 @@ export class Nvme implements DeviceModel {
       pageBytes: this.#data.pageBytes,
       burst: this.#burst.slice(),
       fetched: this.#fetched.slice(0, this.#count).map((one) => ({ ...one })),
+      held: this.#held.map(({ sqid, command }) => ({ sqid, command: command.slice() })),
       fetch: this.#fetch.save(),
       execute: this.#execute.save(),
     };
@@ -166,21 +186,24 @@ export class Nvme implements DeviceModel {
       pageBytes: number;
       burst: Uint32Array;
       fetched: Fetched[];
+      held: Held[];
       fetch: SavedTimer;
       execute: SavedTimer;
     };
     this.#epoch++;
-    this.#registers.load(saved['registers']);
     this.#queues.load(saved['queues']);
     this.#interrupts.load(saved['interrupts']);
     this.#events.load(saved['events']);
     this.#logs.load(saved['logs']);
     this.#features.load(saved['features']);
     for (const [i, namespace] of this.#namespaces.entries()) namespace.load(saved.namespaces[i]);
+    this.#registers.load(saved['registers']);
     this.#data.pageBytes = saved.pageBytes;
     this.#burst.set(saved.burst);
     this.#count = saved.fetched.length;
     for (const [i, one] of saved.fetched.entries()) Object.assign(this.#fetched[i]!, one);
+    this.#held = [];
+    for (const { sqid, command } of saved.held) this.#hold(sqid, new Uint32Array(command));
     this.#fetch.load(saved.fetch);
     this.#execute.load(saved.execute);
   }
@@ -189,10 +212,16 @@ export class Nvme implements DeviceModel {
     return {
       registers: this.#registers.inspect(),
       fetched: this.#count,
+      held: this.#held.length,
       ...(this.#queues.inspect() as object),
       events: this.#events.inspect(),
       counts: this.#logs.inspect(),
-      namespaces: this.#namespaces.map(({ blocks, blockBytes, blocksUsed }) => ({ blocks, blockBytes, blocksUsed })),
+      namespaces: this.#namespaces.map(({ blocks, blockBytes, blocksUsed, cache }) => ({
+        blocks,
+        blockBytes,
+        blocksUsed,
+        ...(cache === undefined ? {} : { cache: cache.inspect() }),
+      })),
     };
   }
 
@@ -225,6 +254,7 @@ export class Nvme implements DeviceModel {
   #stop(): void {
     this.#epoch++;
     this.#count = 0;
+    this.#held = [];
     this.#fetch.cancel();
     this.#execute.cancel();
     this.#host.setTransactionsPending(false);
@@ -247,6 +277,7 @@ export class Nvme implements DeviceModel {
   /** Begins a burst when there is work and none is under way. */
   #kick(): void {
     if (this.#fetch.armed || this.#execute.armed || !this.#registers.running) return;
+    if (this.#held.length >= HELD_MAX) return;
     if (!this.#queues.workWaiting && !this.#events.deliverable) return;
     this.#host.setTransactionsPending(true);
     this.#fetch.arm(FETCH_NS);
@@ -291,15 +322,54 @@ export class Nvme implements DeviceModel {
       slot.ended = true;
       const status = this.#run(slot.sqid, this.#commands[i]!);
       if (epoch !== this.#epoch) return;
-      if (status !== NVME_HELD) this.#complete(slot.sqid, this.#commands[i]!, status);
+      if (status === NVME_UNTIL_DURABLE) this.#hold(slot.sqid, this.#commands[i]!.slice());
+      else if (status !== NVME_HELD) this.#complete(slot.sqid, this.#commands[i]!, status);
       if (epoch !== this.#epoch) return;
     }
     this.#count = 0;
+    for (const { cache } of this.#namespaces) cache?.writeOut();
     this.#tellEvents();
     if (epoch !== this.#epoch) return;
     this.#host.setTransactionsPending(false);
     this.#interrupts.flush();
     if (epoch === this.#epoch) this.#kick();
+  }
+
+  /** Completes a command when the media of its namespaces have all that was written. */
+  #hold(sqid: number, command: Uint32Array): void {
+    const held = { sqid, command };
+    this.#held.push(held);
+    const nsid = command[NVME_SQE.NSID]!;
+    const all = sqid === 0 || nsid === NVME_NSID_ALL;
+    const namespaces = all ? this.#namespaces : this.#namespaces.slice(nsid - 1, nsid);
+    this.#settle(namespaces, (ok) => this.#answered(held, ok));
+  }
+
+  /** Nothing comes of a command that was ended otherwise meanwhile. */
+  #answered(held: Held, ok: boolean): void {
+    const at = this.#held.indexOf(held);
+    if (at < 0) return;
+    this.#held.splice(at, 1);
+    const epoch = this.#epoch;
+    if (!ok) this.#logs.countMediaError();
+    this.#admin.dw0 = 0;
+    this.#complete(held.sqid, held.command, ok ? NVME_SC.SUCCESS : NVME_SC.WRITE_FAULT);
+    if (this.#count > 0 || epoch !== this.#epoch) return; // the burst under way tells, or nobody
+    this.#interrupts.flush();
+    if (epoch === this.#epoch) this.#kick();
+  }
+
+  /** Calls `done` when the media of all these namespaces have all that was written, at once when they have. */
+  #settle(namespaces: readonly NvmeNamespace[], done: (ok: boolean) => void): void {
+    const caches = namespaces.flatMap(({ cache }) => (cache === undefined || cache.isClean ? [] : [cache]));
+    let left = caches.length;
+    let failed = false;
+    if (left === 0) done(true);
+    for (const cache of caches)
+      cache.whenDurable((ok) => {
+        failed ||= !ok;
+        if (--left === 0) done(!failed);
+      });
   }
 
   #run(sqid: number, command: Uint32Array): number {
@@ -308,10 +378,11 @@ export class Nvme implements DeviceModel {
     this.#admin.dw0 = 0;
     if ((cdw0 & (NVME_CDW0.FUSE_MASK | NVME_CDW0.PSDT_MASK)) !== 0) return NVME_SC.INVALID_FIELD;
     if (sqid !== 0) {
-      if (this.#indexOf(sqid, cid) >= 0) return NVME_SC.COMMAND_ID_CONFLICT;
+      if (this.#indexOf(sqid, cid) >= 0 || this.#heldAt(sqid, cid) >= 0) return NVME_SC.COMMAND_ID_CONFLICT;
       return this.#io.execute(cdw0 & NVME_CDW0.OPC_MASK, command);
     }
-    if (this.#events.holds(cid) || this.#indexOf(0, cid) >= 0) return NVME_SC.COMMAND_ID_CONFLICT;
+    if (this.#events.holds(cid) || this.#indexOf(0, cid) >= 0 || this.#heldAt(0, cid) >= 0)
+      return NVME_SC.COMMAND_ID_CONFLICT;
     return this.#admin.execute(cdw0 & NVME_CDW0.OPC_MASK, cid, command);
   }
 
@@ -334,6 +405,12 @@ export class Nvme implements DeviceModel {
 
   #endFetched(sqid: number, cid: number, status: number): boolean {
     const at = this.#indexOf(sqid, cid);
+    const heldAt = this.#heldAt(sqid, cid);
+    if (heldAt >= 0) {
+      const [held] = this.#held.splice(heldAt, 1) as [Held];
+      this.#complete(sqid, held.command, status);
+      return true;
+    }
     if (at < 0) {
       if (sqid !== 0 || !this.#events.abort(cid)) return false;
       this.#queues.post({ sqid, cid, status, dw0: 0 });
@@ -345,12 +422,21 @@ export class Nvme implements DeviceModel {
   }
 
   #endQueue(sqid: number, status: number): void {
+    const ended = this.#held.filter((held) => held.sqid === sqid);
+    this.#held = this.#held.filter((held) => held.sqid !== sqid);
+    for (const { command } of ended) this.#complete(sqid, command, status);
     for (let i = 0; i < this.#count; i++) {
       const slot = this.#fetched[i]!;
       if (slot.ended || slot.sqid !== sqid) continue;
       slot.ended = true;
       this.#complete(sqid, this.#commands[i]!, status);
     }
+  }
+
+  #heldAt(sqid: number, cid: number): number {
+    return this.#held.findIndex(
+      (held) => held.sqid === sqid && held.command[NVME_SQE.CDW0]! >>> NVME_CDW0.CID_SHIFT === cid,
+    );
   }
 
   /** The command of the burst with this identifier that has not ended, or -1. */

@@ -175,17 +175,13 @@ describe('NVMe features', () => {
 
   test('a value is kept until a reset gives the default back', () => {
     const { driver, set, get } = features();
-    assert.equal(get(NVME_FEATURE.VOLATILE_WRITE_CACHE).dw0, 1);
-    set(NVME_FEATURE.VOLATILE_WRITE_CACHE, 0);
+    set(NVME_FEATURE.WRITE_ATOMICITY, 1);
     set(NVME_FEATURE.INTERRUPT_COALESCING, 0x0a05);
-    assert.deepEqual(
-      [get(NVME_FEATURE.VOLATILE_WRITE_CACHE).dw0, get(NVME_FEATURE.VOLATILE_WRITE_CACHE, 1).dw0],
-      [0, 1],
-    );
+    assert.deepEqual([get(NVME_FEATURE.WRITE_ATOMICITY).dw0, get(NVME_FEATURE.WRITE_ATOMICITY, 1).dw0], [1, 0]);
     assert.equal(get(NVME_FEATURE.INTERRUPT_COALESCING).dw0, 0x0a05);
     driver.disable();
     driver.enable();
-    assert.equal(get(NVME_FEATURE.VOLATILE_WRITE_CACHE).dw0, 1);
+    assert.equal(get(NVME_FEATURE.WRITE_ATOMICITY).dw0, 0);
     assert.equal(get(NVME_FEATURE.INTERRUPT_COALESCING).dw0, 0);
   });
 

@@ -1,11 +1,13 @@
 import { assert, describe, test } from 'vitest';
 import { NVME_ADMIN, NVME_DSM_AD, NVME_IO, NVME_NSID_ALL, NVME_SC } from '#shared/arch/nvme.ts';
 import { NVME_ID_NS } from '#shared/arch/nvme-data.ts';
-import { NVME_CHUNK_BYTES, NvmeNamespace } from '../../../../../services/hardware/pcie/functions/nvme-namespace.ts';
+import { NvmeNamespace } from '../../../../../services/hardware/pcie/functions/nvme-namespace.ts';
+import { NVME_CHUNK_BYTES } from '../../../../../services/hardware/pcie/functions/nvme-namespace-shape.ts';
 import type { Command, NvmeDriver } from '../../../../support/nvme-driver.ts';
 import { type NvmeRig, nvmeReady } from './nvme-rig.ts';
 
 const PAGE = 4096;
+const NO_MEDIA = { write: () => assert.fail('nothing goes to a medium') };
 const LIST = 0x8_0000;
 const DATA = 0x10_0000;
 const { READ, WRITE, COMPARE, WRITE_ZEROES, DATASET_MANAGEMENT, FLUSH } = NVME_IO;
@@ -258,7 +260,7 @@ describe('NVMe compare, zeroes and deallocation', () => {
   test('any sequence of writes and deallocations leaves what an array of bytes would hold', () => {
     const sizeBytes = 6 * NVME_CHUNK_BYTES;
     const contents = pattern(2 * NVME_CHUNK_BYTES + 777);
-    let namespace = new NvmeNamespace({ sizeBytes, blockBytes: 512, contents });
+    let namespace = new NvmeNamespace({ sizeBytes, blockBytes: 512, contents }, NO_MEDIA);
     const model = new Uint8Array(sizeBytes);
     model.set(contents);
     let x = 12345;
@@ -280,7 +282,7 @@ describe('NVMe compare, zeroes and deallocation', () => {
           done += piece.length;
         }
       if (round % 50 === 0) {
-        const copy = new NvmeNamespace({ sizeBytes, blockBytes: 512, contents });
+        const copy = new NvmeNamespace({ sizeBytes, blockBytes: 512, contents }, NO_MEDIA);
         copy.load(structuredClone(namespace.save()));
         assert.equal(copy.blocksUsed, namespace.blocksUsed);
         namespace = copy;
