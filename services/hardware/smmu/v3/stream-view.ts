@@ -59,6 +59,8 @@ class StreamView {
   readonly #walker: Stage2Walker;
   readonly #streams: Record<number, unknown> = {};
   readonly #seen = new Set<number>();
+  /** Context descriptors, after every stream: those of one may be more than all that a look reads. */
+  readonly #later: (() => void)[] = [];
   #aborting = 0;
 
   constructor(registers: SmmuRegisters, table: StreamTable, ram: Ram) {
@@ -77,6 +79,7 @@ class StreamView {
       this.#eachEntry(base, L1STD_BYTES, count, (index, at) => this.#level1(index, at, split, log2size, arrays));
     } else this.#array(0, base, 2 ** log2size);
     this.#unreached();
+    for (const more of this.#later) more();
     return {
       streamTable: {
         base,
@@ -166,19 +169,24 @@ class StreamView {
       ...(stage2 ? read({ S2TTB, S2T0SZ, S2SL0, S2TG, S2PS, S2R }) : {}),
       ...(stage1 ? read({ S1ContextPtr, S1Fmt, S1CDMax, S1DSS }) : {}),
       ...(kind === STREAM.stage1 || kind === STREAM.nested
-        ? { contexts: heldOnly ? this.#heldContexts(config) : this.#contexts(config, held) }
+        ? { contexts: heldOnly ? this.#heldContexts(config) : this.#contextsLater(config, held) }
         : {}),
     };
   }
 
-  /** Context descriptors that are valid, by SubstreamID; the only one of a stream without substreams is 0. */
-  #contexts(config: StreamConfig, held: StreamConfig | undefined): Record<number, unknown> {
+  #contextsLater(config: StreamConfig, held: StreamConfig | undefined): Record<number, unknown> {
     const found: Record<number, unknown> = {};
+    this.#later.push(() => this.#contexts(config, held, found));
+    return found;
+  }
+
+  /** Context descriptors that are valid, by SubstreamID; the only one of a stream without substreams is 0. */
+  #contexts(config: StreamConfig, held: StreamConfig | undefined, found: Record<number, unknown>): void {
     const { contextPtr, s1CdMax, s1Fmt } = config;
     const count = 2 ** s1CdMax;
     if (s1CdMax === 0 || s1Fmt === STE_S1FMT.linear) {
       this.#contextArray(config, held, found, 0, contextPtr - (contextPtr % (CD_BYTES * count)), count);
-      return found;
+      return;
     }
     const leafBits = s1Fmt === STE_S1FMT.twoLevel4K ? 6 : 10;
     const leaves = 2 ** Math.max(s1CdMax - leafBits, 0);
@@ -189,7 +197,6 @@ class StreamView {
       const aligned = l2Ptr - (l2Ptr % (CD_BYTES << leafBits));
       this.#contextArray(config, held, found, i << leafBits, aligned, Math.min(1 << leafBits, count));
     }
-    return found;
   }
 
   #contextArray(
