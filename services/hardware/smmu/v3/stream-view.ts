@@ -42,6 +42,10 @@ export interface StreamTableView {
   readonly streams: Readonly<Record<number, unknown>>;
 }
 
+/** Of an entry's first word: STE.V, and what is not 0 of a Config that does something else than abort. */
+const VALID = 1;
+const CONFIG_4_TO_7 = 1 << 3;
+
 type Copy = 'no' | 'same' | 'stale';
 
 export function viewStreams(registers: SmmuRegisters, table: StreamTable, ram: Ram): StreamTableView {
@@ -113,7 +117,11 @@ class StreamView {
 
   #array(first: number, base: number, count: number): void {
     this.#eachEntry(base, STE_BYTES, count, (i, at) => {
-      if ((this.#ram.read32(at) & 1) !== 0) this.#entry(first + i, this.#words(at, STE_WORDS));
+      const word = this.#ram.read32(at);
+      if ((word & VALID) === 0) return;
+      // A table may be full of them.
+      if ((word & CONFIG_4_TO_7) === 0 && !this.#table.cached.has(first + i)) this.#aborting++;
+      else this.#entry(first + i, this.#words(at, STE_WORDS));
     });
   }
 
