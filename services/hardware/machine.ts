@@ -3,7 +3,7 @@
  *   CPU port -> stage 2 -> bus          device -> bridges -> SMMU -> bus          MSI -> SMMU -> bus -> ITS -> GIC
  * Firmware is one step at power-on: it copies the device tree to the start of the first RAM bank.
  * Wired interrupts of SMMUv3s are edges on the SPIs that the device tree names; those of SMMUv2s and the pins of PCI
- * functions are levels. The SMMUv2s of a ThunderX share a TLB, and so one space of VMIDs (erratum 27704).
+ * functions are levels. An SMMUv3 that writes its interrupts has the DeviceID of its msi-parent. The SMMUv2s of a ThunderX share a TLB, and so one space of VMIDs (erratum 27704).
  * A warm reset keeps what RAM holds and every device in its place; all registers and caches are as after power-on, so
  * no device reaches memory through an SMMU until that is programmed again.
  */
@@ -11,6 +11,7 @@ import { SPI_FIRST } from '#shared/arch/gic/distributor.ts';
 import { ITS_SIZE_BYTES } from '#shared/arch/gic/its.ts';
 import { GICR_SIZE_BYTES } from '#shared/arch/gic/redistributor.ts';
 import { assert } from '#shared/core/assert.ts';
+import type { RidMapRow } from '#shared/fdt/pci-bindings.ts';
 import {
   type Board,
   BoardError,
@@ -22,7 +23,7 @@ import {
 import { Bus } from './bus/bus.ts';
 import type { MediaPort } from './bus/media.ts';
 import { Ram } from './bus/ram.ts';
-import type { Scheduler } from './bus/transaction.ts';
+import type { Requester, Scheduler } from './bus/transaction.ts';
 import { DmaRouter } from './dma-router.ts';
 import { type CpuHooks, type InterruptController, pulseSpi } from './gic/controller.ts';
 import { Gic } from './gic/gic.ts';
@@ -188,6 +189,7 @@ export class Machine implements Saved {
   }
 
   #buildSmmuv3(node: BoardSmmuV3): Smmu {
+    const { msiParent } = node;
     const spis = { eventq: node.spis.eventq, gerror: node.spis.gerror, 'cmdq-sync': node.spis.cmdqSync };
     return new Smmuv3({
       name: nameOf('smmu', node),
@@ -196,6 +198,8 @@ export class Machine implements Saved {
         const spi = spis[interrupt];
         if (spi !== undefined) pulseSpi(this.gic, SPI_FIRST + spi);
       },
+      features: { SIDSIZE: streamIdBitsOf(this.board, node.phandle), ...this.board.choices.smmu },
+      ...(msiParent === undefined ? {} : { requester: requesterAt(msiParent) }),
     });
   }
 
@@ -311,10 +315,30 @@ function cpuHooks(hooks: MachineHooks): CpuHooks {
   };
 }
 
-/** Bits of the largest DeviceID that an msi-map gives; 16 at least. */
+/** Bits of the largest DeviceID that an msi-map, or the msi-parent of an SMMU, gives; 16 at least. */
 function deviceIdBitsOf(board: Board): number {
-  const ends = board.bridges.flatMap(({ msiMap }) => (msiMap?.rows ?? []).map((row) => row.outBase + row.length - 1));
-  return Math.max(16, Math.floor(Math.log2(Math.max(...ends, 1))) + 1);
+  const rows = board.bridges.flatMap(({ msiMap }) => msiMap?.rows ?? []);
+  const own = board.smmus.flatMap((smmu) => (smmu.kind === 'v3' && smmu.msiParent ? [smmu.msiParent.deviceId] : []));
+  return idBits([...rows.map(lastOf), ...own]);
+}
+
+/** Bits of the largest StreamID that an iommu-map gives at an SMMU; 16 at least. */
+function streamIdBitsOf(board: Board, phandle: number): number {
+  const rows = board.bridges.flatMap(({ iommuMap }) => iommuMap.rows);
+  return idBits(rows.filter((row) => row.phandle === phandle).map(lastOf));
+}
+
+function lastOf({ outBase, length }: RidMapRow): number {
+  return outBase + length - 1;
+}
+
+function idBits(ids: readonly number[]): number {
+  return Math.max(16, Math.floor(Math.log2(Math.max(...ids, 1))) + 1);
+}
+
+/** An SMMU when it writes an interrupt: it is no PCI function, and behind no SMMU. */
+function requesterAt({ phandle, deviceId }: NonNullable<BoardSmmuV3['msiParent']>): Requester {
+  return { rid: -1, streamId: -1, deviceIdAt: (its) => (its === phandle ? deviceId : -1) };
 }
 
 function nameOf(kind: string, node: { readonly registers: { readonly pa: number } }): string {

@@ -66,7 +66,8 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
   const gic = new HostGic(drivers, host);
   onGic(gic);
   yield* gic.init();
-  const smmus = new Smmus(drivers, host, gic);
+  const stage2 = stage2For(host);
+  const smmus = new Smmus({ ...drivers, ipaBits: stage2.ipaBits }, host, gic);
   yield* smmus.init();
   const hostBridges = new HostBridges(el2);
   hostBridges.probe(host);
@@ -77,7 +78,7 @@ export function* boot(parts: BootParts, onGic: (gic: HostGic) => void): Op<Boote
   const lifecycle = new Lifecycle({
     ...drivers,
     domains,
-    stage2: stage2For(host),
+    stage2,
     gicVersion: gic.version,
     releaseIrqs: (domain) => irqs.releaseAll(domain),
     *releaseDevices(domain) {

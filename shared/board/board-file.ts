@@ -107,15 +107,34 @@ const itsChoices = z.strictObject({
   onError: z.enum(['ignore', 'stall']).exactOptional(),
 });
 
+const bit = z.literal([0, 1]);
+
+const smmuChoices = z.strictObject({
+  S1P: bit.exactOptional(),
+  S2P: bit.exactOptional(),
+  ST_LEVEL: bit.exactOptional(),
+  RIL: bit.exactOptional(),
+  OAS: z.number().int().min(0).max(5).exactOptional(),
+  SIDSIZE: z.number().int().min(0).max(32).exactOptional(),
+  SSIDSIZE: z.number().int().min(0).max(20).exactOptional(),
+  VMID16: bit.exactOptional(),
+  MSI: bit.exactOptional(),
+  GRAN16K: bit.exactOptional(),
+  GRAN64K: bit.exactOptional(),
+  CMDQS: z.number().int().min(0).max(19).exactOptional(),
+  EVENTQS: z.number().int().min(0).max(19).exactOptional(),
+});
+
 export const boardSchema = z.strictObject({
   dtb: z.string(),
   /** The dump of every function that names none. */
   dump: z.string().optional(),
   /** What the board may lack. */
   without: z.array(z.enum(['msi', 'smmu'])).default([]),
-  /** Choices of the GIC, and of its ITSs. */
+  /** Choices of the GIC, of its ITSs, and of the SMMUv3s. */
   gic: gicChoices.exactOptional(),
   its: itsChoices.exactOptional(),
+  smmu: smmuChoices.exactOptional(),
   functions: z.array(boardFunction).min(1, 'a board needs at least one function'),
 });
 
@@ -248,8 +267,12 @@ function macOf(text: string | undefined): number | undefined {
   return text === undefined ? undefined : Number.parseInt(text.replaceAll(':', ''), 16);
 }
 
-function choicesOf({ gic, its }: BoardFile): BoardChoices {
-  return { ...(gic === undefined ? {} : { gic }), ...(its === undefined ? {} : { its }) };
+function choicesOf({ gic, its, smmu }: BoardFile): BoardChoices {
+  return {
+    ...(gic === undefined ? {} : { gic }),
+    ...(its === undefined ? {} : { its }),
+    ...(smmu === undefined ? {} : { smmu }),
+  };
 }
 
 /** As `BoardFunction.barSizes` counts them. */

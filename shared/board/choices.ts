@@ -1,4 +1,4 @@
-/** What an implementer of the interrupt controller may choose; a board file says it where it is not the default. */
+/** What the implementers of the GIC and of an SMMUv3 may choose; a board file says it where it is not the default. */
 
 export interface GicChoices {
   /** Bits of an INTID, LPIs included (GICD_TYPER.IDbits): 14 to 24. */
@@ -28,7 +28,32 @@ export interface ItsChoices {
   readonly onError: 'ignore' | 'stall';
 }
 
+/** Of every SMMUv3 of a board: fields of its identification registers, by name and value (IHI 0070, "SMMU_IDR0" and on). */
+export interface SmmuV3Choices {
+  readonly S1P: 0 | 1;
+  readonly S2P: 0 | 1;
+  /** 1: two-level stream tables too. */
+  readonly ST_LEVEL: 0 | 1;
+  /** Range invalidation; the part is an SMMUv3.2 then. */
+  readonly RIL: 0 | 1;
+  /** Index into ADDRESS_BITS, 0 to 5. */
+  readonly OAS: number;
+  /** 0 to 32. */
+  readonly SIDSIZE: number;
+  /** 0: no substreams; 20 at most. */
+  readonly SSIDSIZE: number;
+  readonly VMID16: 0 | 1;
+  /** The SMMU's own interrupts can be writes. */
+  readonly MSI: 0 | 1;
+  readonly GRAN16K: 0 | 1;
+  readonly GRAN64K: 0 | 1;
+  /** Of the queues, log2 of the most entries: 0 to 19. */
+  readonly CMDQS: number;
+  readonly EVENTQS: number;
+}
+
 export interface BoardChoices {
   readonly gic?: Partial<GicChoices>;
   readonly its?: Partial<ItsChoices>;
+  readonly smmu?: Partial<SmmuV3Choices>;
 }

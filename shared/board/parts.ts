@@ -73,6 +73,8 @@ export interface BoardSmmuV3 extends BoardAnySmmu {
     readonly cmdqSync: number | undefined;
     readonly priq: number | undefined;
   };
+  /** `msi-parent`: the ITS that takes interrupts which are writes of the SMMU, and its DeviceID there. */
+  readonly msiParent: { readonly phandle: number; readonly deviceId: number } | undefined;
 }
 
 export type Smmuv2Implementation = 'smmu-v1' | 'smmu-v2' | 'mmu-400' | 'mmu-401' | 'mmu-500' | 'cavium-smmu-v2';

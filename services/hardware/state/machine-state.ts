@@ -1,7 +1,7 @@
 /**
  * The bytes of a saved machine: what it is, whose, when, and the state of its parts. The board is not in it: a state is
- * loaded into a machine that was built from the same board, and a digest of the device tree and of the functions says
- * whether it is.
+ * loaded into a machine that was built from the same board, and a digest of the device tree, of the functions and of
+ * the choices says whether it is.
  * Not modelled: states of an earlier version of this program; they are refused.
  */
 import { pack, unpack } from '#shared/state/pack.ts';
@@ -40,7 +40,7 @@ function isMachineState(state: unknown): state is MachineState {
   return typeof state === 'object' && state !== null && (state as Partial<MachineState>).format === FORMAT;
 }
 
-/** FNV-1a over the device tree and the functions. */
+/** FNV-1a over the device tree, the functions and the choices. */
 function digest(board: Board): number {
   let hash = 0x811c_9dc5;
   const add = (byte: number): void => {
@@ -51,5 +51,6 @@ function digest(board: Board): number {
     for (let shift = 0; shift < 32; shift += 8) add((fn.sbdf >>> shift) & 0xff);
     for (const byte of fn.config) add(byte);
   }
+  for (const char of JSON.stringify(board.choices)) add(char.charCodeAt(0));
   return hash >>> 0;
 }

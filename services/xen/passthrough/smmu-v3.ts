@@ -1,8 +1,12 @@
 /**
  * One SMMUv3 as Xen drives it (xen/drivers/passthrough/arm/smmu-v3.c; IHI 0070): two-level stream table split at 8 bits,
- * filled on demand, every entry abort until a device is assigned; stage 2 only, on the tables that the CPU walks.
- * Traffic of a stream that was never added ends in C_BAD_STREAMID, that of one that is not attached is aborted silently.
- * Not modelled: linear stream tables (an SMMU without two-level ones does not come up), stage 1, ATS, PRI, stall.
+ * filled on demand, or a linear one where the SMMU has no other or no more StreamIDs than one array; every entry abort
+ * until a device is assigned; stage 2 only, on the tables that the CPU walks. Wired interrupts, also of an SMMU that could
+ * write them: Xen has no MSI of its own. Traffic of a stream that was never added ends in C_BAD_STREAMID (with a linear
+ * table it is aborted), that of one that is not attached is aborted silently.
+ * Not modelled: stage 1, ATS, PRI, stall.
+ * Deviates: Xen takes an SMMU with fewer address bits than its domains have by giving domains fewer; here it does not
+ * come up. Xen leaves SMMU_*_IRQ_CFG0 as it finds them; here they are cleared, as Linux does.
  */
 import {
   ADDRESS_BITS,
@@ -10,7 +14,9 @@ import {
   SMMU_CR0ACK,
   SMMU_CR1,
   SMMU_CR2,
+  SMMU_EVENTQ_IRQ_CFG0_LO,
   SMMU_GBPA,
+  SMMU_GERROR_IRQ_CFG0_LO,
   SMMU_IDR0,
   SMMU_IDR1,
   SMMU_IDR5,
@@ -34,13 +40,14 @@ import {
   L1STD_BYTES,
   STE_BYTES,
 } from '#shared/arch/smmu/v3-structures.ts';
+import { LIMITS } from '#shared/core/limits.ts';
 import { Lock, type Op, sleep, withLock } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
 import { asWord, get, wordWith } from '#shared/regs/field.ts';
 import { bytesOf } from '#shared/regs/struct.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physFill, physWrite, physWrite32, physWrite64 } from '../el2.ts';
-import { check } from '../error.ts';
+import { check, XenError } from '../error.ts';
 import type { Frames } from '../mm/frames.ts';
 import { type SmmuDriver, SmmuError, type Stage2Tables } from './smmu.ts';
 import { CommandQueue, EventQueue, type EventRecord } from './smmu-queues.ts';
@@ -49,6 +56,8 @@ const POLL_NS = 1_000_000;
 const POLLS_MAX = 1000;
 /** Stream table split: an array of the second level holds 2^8 entries, the requester ids of one bus. */
 const SPLIT = 8;
+/** A level 1 table has 1 MiB at most (STRTAB_L1_SZ_SHIFT); with more bits of StreamID the upper ones are out of range. */
+const LEVEL1_LOG2SIZE_MAX = 17;
 const QUEUE_LOG2SIZE_MAX = 8;
 const DW = 8;
 
@@ -63,6 +72,8 @@ export interface SmmuV3Options {
   /** INTID of the wired interrupt `eventq`. */
   readonly eventqIntid: number;
   readonly eventqIsEdge: boolean;
+  /** Input bits of every domain's stage 2. */
+  readonly ipaBits: number;
   /** Routes an SPI to a handler (HostGic.onSpi). */
   readonly onSpi: (intid: number, isEdge: boolean, handler: () => Op<void>) => Op<void>;
   readonly nextSequence: () => number;
@@ -76,9 +87,12 @@ export class SmmuV3Driver implements SmmuDriver {
   readonly #events: EventQueue;
   /** Stream table and what is attached change under it. */
   readonly #lock: Lock;
-  #sidSize = 0;
+  /** Of StreamIDs that the table has room for. */
+  #sidBits = 0;
   #outputBits = 0;
-  #l1Pa = -1;
+  #twoLevel = true;
+  /** The level 1 table, or the linear one. */
+  #tablePa = -1;
   /** Second-level arrays by the upper bits of their StreamIDs. */
   readonly #l2Pa = new Map<number, number>();
   readonly #attached = new Map<number, Stage2Tables>();
@@ -106,16 +120,17 @@ export class SmmuV3Driver implements SmmuDriver {
     yield* this.#setCr0(0);
 
     yield* this.#initStreamTable();
+    yield* el2.write32(at(SMMU_IRQ_CTRL), 0);
+    yield* this.#poll(at(SMMU_IRQ_CTRLACK), (v) => v === 0, 'SMMU_IRQ_CTRLACK does not follow');
     const writeBack = { QUEUE_IC: 1, QUEUE_OC: 1, QUEUE_SH: 3, TABLE_IC: 1, TABLE_OC: 1, TABLE_SH: 3 };
     yield* el2.batch([
       physWrite32(at(SMMU_CR1), wordWith(SMMU_CR1, writeBack)),
       physWrite32(at(SMMU_CR2), wordWith(SMMU_CR2, { RECINVSID: 1 })),
       // RA (bit 62): read-allocate.
-      physWrite64(at(SMMU_STRTAB_BASE_LO), this.#l1Pa >>> 0, high(this.#l1Pa) | (1 << 30)),
-      physWrite32(
-        at(SMMU_STRTAB_BASE_CFG),
-        wordWith(SMMU_STRTAB_BASE_CFG, { LOG2SIZE: this.#sidSize, SPLIT, FMT: STRTAB_FMT.twoLevel }),
-      ),
+      physWrite64(at(SMMU_STRTAB_BASE_LO), this.#tablePa >>> 0, high(this.#tablePa) | (1 << 30)),
+      physWrite32(at(SMMU_STRTAB_BASE_CFG), wordWith(SMMU_STRTAB_BASE_CFG, this.#tableConfig)),
+      physWrite64(at(SMMU_GERROR_IRQ_CFG0_LO), 0, 0),
+      physWrite64(at(SMMU_EVENTQ_IRQ_CFG0_LO), 0, 0),
     ]);
 
     // One enable at a time, each acknowledged before the next.
@@ -179,35 +194,62 @@ export class SmmuV3Driver implements SmmuDriver {
     const idr5 = asWord(SMMU_IDR5, yield* el2.read32(basePa + SMMU_IDR5.offset));
     if (get(SMMU_IDR0.S2P, idr0) === 0) throw new SmmuError(`${name} has no stage 2 (SMMU_IDR0.S2P)`);
     if ((get(SMMU_IDR0.TTF, idr0) & 2) === 0) throw new SmmuError(`${name} walks no AArch64 tables (SMMU_IDR0.TTF)`);
-    if (get(SMMU_IDR0.ST_LEVEL, idr0) !== 1) throw new SmmuError(`${name} has no two-level stream table`);
     if (get(SMMU_IDR1.QUEUES_PRESET, idr1) !== 0 || get(SMMU_IDR1.TABLES_PRESET, idr1) !== 0) {
       throw new SmmuError(`${name} has preset tables or queues`);
     }
-    this.#sidSize = get(SMMU_IDR1.SIDSIZE, idr1);
+    const cmdqs = get(SMMU_IDR1.CMDQS, idr1);
+    if (cmdqs === 0) throw new SmmuError(`${name} has a command queue of one entry (SMMU_IDR1.CMDQS)`);
     this.#outputBits = ADDRESS_BITS[get(SMMU_IDR5.OAS, idr5)] ?? 48;
-    return { cmdqs: get(SMMU_IDR1.CMDQS, idr1), eventqs: get(SMMU_IDR1.EVENTQS, idr1) };
+    if (this.#outputBits < this.#o.ipaBits)
+      throw new SmmuError(
+        `${name} takes addresses of ${this.#outputBits} bits (SMMU_IDR5.OAS), and those of domains have ${this.#o.ipaBits}`,
+      );
+    const sidSize = get(SMMU_IDR1.SIDSIZE, idr1);
+    this.#twoLevel = get(SMMU_IDR0.ST_LEVEL, idr0) === 1 && sidSize > SPLIT;
+    this.#sidBits = this.#twoLevel ? Math.min(sidSize, LEVEL1_LOG2SIZE_MAX + SPLIT) : sidSize;
+    return { cmdqs, eventqs: get(SMMU_IDR1.EVENTQS, idr1) };
   }
 
   *#initStreamTable(): Op<void> {
-    const sizeBytes = 2 ** Math.max(0, this.#sidSize - SPLIT) * L1STD_BYTES;
-    this.#l1Pa = this.#o.frames.allocAligned(sizeBytes, Math.max(4096, sizeBytes));
-    yield* this.#o.el2.fill(this.#l1Pa, Math.max(4096, sizeBytes), 0);
+    const { el2, frames, name } = this.#o;
+    const tableBytes = this.#twoLevel ? L1STD_BYTES * 2 ** (this.#sidBits - SPLIT) : STE_BYTES * 2 ** this.#sidBits;
+    const sizeBytes = Math.max(4096, tableBytes);
+    try {
+      this.#tablePa = frames.allocAligned(sizeBytes, sizeBytes);
+    } catch (cause) {
+      if (!(cause instanceof XenError)) throw cause;
+      const what = this.#twoLevel ? 'level 1' : 'linear';
+      throw new SmmuError(`${name} needs a ${what} stream table of ${sizeBytes} bytes, for which there is no memory`, {
+        cause,
+      });
+    }
+    if (this.#twoLevel) yield* el2.fill(this.#tablePa, sizeBytes, 0);
+    else yield* this.#fillLinear();
+  }
+
+  get #tableConfig(): { LOG2SIZE: number; SPLIT: number; FMT: number } {
+    const { twoLevel, linear } = STRTAB_FMT;
+    return { LOG2SIZE: this.#sidBits, SPLIT: this.#twoLevel ? SPLIT : 0, FMT: this.#twoLevel ? twoLevel : linear };
+  }
+
+  *#fillLinear(): Op<void> {
+    const entries = 2 ** this.#sidBits;
+    const piece = abortEntries(Math.min(entries, LIMITS.bulkAccessBytes / STE_BYTES));
+    for (let done = 0; done < entries * STE_BYTES; done += piece.length)
+      yield* this.#o.el2.write(this.#tablePa + done, piece);
   }
 
   *#addStream(streamId: number): Op<void> {
     const { el2, frames, name } = this.#o;
-    check(streamId < 2 ** this.#sidSize, 'ERANGE', `${name} has no StreamID 0x${streamId.toString(16)}`);
+    check(streamId < 2 ** this.#sidBits, 'ERANGE', `${name} has no StreamID 0x${streamId.toString(16)}`);
     const index = streamId >>> SPLIT;
-    if (this.#l2Pa.has(index)) return;
+    if (!this.#twoLevel || this.#l2Pa.has(index)) return;
     const sizeBytes = STE_BYTES << SPLIT;
     const l2Pa = frames.allocAligned(sizeBytes, sizeBytes);
-    const abort = bytesOf(encodeAbortSte());
-    const array = new Uint8Array(sizeBytes);
-    for (let at = 0; at < sizeBytes; at += STE_BYTES) array.set(abort, at);
     // The entries are there before the descriptor that leads to them.
     yield* el2.batch([
-      physWrite(l2Pa, array),
-      physWrite(this.#l1Pa + index * L1STD_BYTES, bytesOf(encodeL1Std(l2Pa, SPLIT))),
+      physWrite(l2Pa, abortEntries(1 << SPLIT)),
+      physWrite(this.#tablePa + index * L1STD_BYTES, bytesOf(encodeL1Std(l2Pa, SPLIT))),
     ]);
     this.#l2Pa.set(index, l2Pa);
     // An SMMU may have cached that the descriptor was invalid.
@@ -250,6 +292,7 @@ export class SmmuV3Driver implements SmmuDriver {
   }
 
   #stePa(streamId: number): number {
+    if (!this.#twoLevel) return this.#tablePa + streamId * STE_BYTES;
     return this.#l2Pa.get(streamId >>> SPLIT)! + (streamId & ((1 << SPLIT) - 1)) * STE_BYTES;
   }
 
@@ -272,6 +315,13 @@ export class SmmuV3Driver implements SmmuDriver {
   #log(record: EventRecord): void {
     this.#o.runtime.trace('smmu.event', { smmu: this.name, ...record });
   }
+}
+
+function abortEntries(count: number): Uint8Array {
+  const abort = bytesOf(encodeAbortSte());
+  const entries = new Uint8Array(count * STE_BYTES);
+  for (let at = 0; at < entries.length; at += STE_BYTES) entries.set(abort, at);
+  return entries;
 }
 
 function high(pa: number): number {

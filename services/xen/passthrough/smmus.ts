@@ -28,6 +28,8 @@ export interface SmmusParts {
   readonly frames: Frames;
   readonly counts: Counts;
   readonly runtime: Pick<Runtime, 'trace'>;
+  /** Input bits of every domain's stage 2. */
+  readonly ipaBits: number;
 }
 
 export class Smmus {

@@ -4,7 +4,7 @@
  */
 import type { FdtNode } from '../../fdt/node.ts';
 import { handleOf } from '../../fdt/pci-host.ts';
-import { BoardError, type BoardGic, type BoardSmmu, type Smmuv2Implementation } from '../parts.ts';
+import { BoardError, type BoardGic, type BoardSmmu, type BoardSmmuV3, type Smmuv2Implementation } from '../parts.ts';
 import { firstRegion, numaNodeOf, spisOf } from './nodes.ts';
 
 /** The most specific name first: a node lists it beside the architecture's. */
@@ -37,9 +37,17 @@ function v3Of(node: FdtNode, gic: BoardGic): BoardSmmu {
     phandle: handleOf(node),
     registers: firstRegion(node, V3_BYTES, 'two pages of SMMUv3 registers'),
     spis: { eventq: spi('eventq'), gerror: spi('gerror'), cmdqSync: spi('cmdq-sync'), priq: spi('priq') },
+    msiParent: msiParentOf(node),
     numaNode: numaNodeOf(node),
     dmaCoherent: node.has('dma-coherent'),
   };
+}
+
+/** The ITS and DeviceID that `msi-parent` names; undefined without it, or when it is no ITS. */
+function msiParentOf(node: FdtNode): BoardSmmuV3['msiParent'] {
+  const [phandle, deviceId] = node.cells('msi-parent');
+  if (phandle === undefined || deviceId === undefined) return undefined;
+  return node.root.byPhandle(phandle)?.isCompatible('arm,gic-v3-its') ? { phandle, deviceId } : undefined;
 }
 
 function v2Of(node: FdtNode, gic: BoardGic): BoardSmmu {

@@ -15,6 +15,7 @@
  * A level 1 entry that is not valid makes its DeviceIDs unmapped; MAPD of one is out of range.
  */
 import { LPI_FIRST } from '#shared/arch/gic/lpi-tables.ts';
+import { Look } from '../../look.ts';
 import { loadArray, type Saved } from '../../state/saved.ts';
 import type { GicMemory } from '../memory.ts';
 import type { ItsChoices } from '../options.ts';
@@ -28,9 +29,6 @@ const DEVICES_CACHED = 256;
 const EVENTS_CACHED = 4096;
 const EVENT_MASK = EVENTS_CACHED - 1;
 const NOT_CACHED = -1;
-/** DeviceIDs and events of one device that `inspect` decodes. */
-const SHOWN_MAX = 256;
-const SCANNED_MAX = 2048;
 
 /** The words of a cached event. pINTID 0: none is cached here. */
 export const CACHED_EVENT = { DEVICE: 0, EVENT: 1, PINTID: 2, PROCESSOR: 3 } as const;
@@ -85,6 +83,22 @@ export class Table {
     }
     return this.#memory.contains(pa, ENTRY_BYTES) ? pa : -1;
   }
+
+  /** Calls `visit` with the words of every valid entry, as far as the look goes. */
+  eachValid(look: Look, visit: (index: number, lo: number, hi: number) => void): void {
+    const perPage = this.#indirect ? this.#pageBytes / ENTRY_BYTES : this.#entries;
+    for (let first = 0; first < this.#entries && look.read(); first += perPage) {
+      const page = this.at(first);
+      if (page < 0) continue;
+      const count = Math.min(perPage, this.#entries - first);
+      for (let i = 0; i < count && look.read(); i++) {
+        const pa = page + ENTRY_BYTES * i;
+        if (!this.#memory.contains(pa, ENTRY_BYTES)) break;
+        const hi = this.#memory.read32(pa + 4);
+        if ((hi & VALID) !== 0) visit(first + i, this.#memory.read32(pa), hi);
+      }
+    }
+  }
 }
 
 interface SavedTables {
@@ -95,7 +109,6 @@ interface SavedTables {
   readonly deviceEvents: Float64Array;
   readonly cachedEvents: Int32Array;
   readonly processors: Int32Array;
-  readonly mapped: readonly number[];
 }
 
 /** Reads and writes of the entries. A reader returns false, and leaves its fields alone, when the entry is not valid. */
@@ -125,8 +138,6 @@ export class ItsTables implements Saved {
   readonly #deviceEvents = new Float64Array(DEVICES_CACHED);
   /** By ICID: Processor_Number, or NOT_CACHED. */
   readonly #processors: Int32Array;
-  /** DeviceIDs that MAPD wrote as valid: where `inspect` looks. */
-  readonly #mapped = new Set<number>();
 
   constructor(memory: GicMemory, choices: ItsChoices) {
     this.#memory = memory;
@@ -139,7 +150,6 @@ export class ItsTables implements Saved {
   /** Power-on: nothing cached. */
   reset(): void {
     this.dropCaches();
-    this.#mapped.clear();
   }
 
   /** Everything is read from RAM again. */
@@ -212,10 +222,7 @@ export class ItsTables implements Saved {
     const lo = ((ittPa & 0xffff_ff00) | size) >>> 0;
     const done = this.#write(this.devices.at(deviceId), valid, lo, Math.floor(ittPa / 0x1_0000_0000) & 0x000f_ffff);
     this.#dropDevices();
-    if (!done) return false;
-    if (valid) this.#mapped.add(deviceId);
-    else this.#mapped.delete(deviceId);
-    return true;
+    return done;
   }
 
   /** Reads the entry of an event of the device that was read last; the caller has checked `eventId < events`. */
@@ -298,7 +305,6 @@ export class ItsTables implements Saved {
       deviceEvents: this.#deviceEvents.slice(),
       cachedEvents: this.cachedEvents.slice(),
       processors: this.#processors.slice(),
-      mapped: [...this.#mapped],
     };
   }
 
@@ -314,47 +320,38 @@ export class ItsTables implements Saved {
     this.#hasEvents = true;
     loadArray(this.#processors, s.processors, what);
     this.#generation = s.generation;
-    this.#mapped.clear();
-    for (const deviceId of s.mapped) this.#mapped.add(deviceId);
   }
 
-  /** The device table and its ITTs as RAM holds them, and the collections in use, decoded; the first ones of many. */
+  /** The device table, its ITTs and the collection table as RAM holds them, decoded, as far as a look goes. */
   inspect(): unknown {
-    const devices: Record<string, unknown> = {};
-    const collections = new Map<number, number>();
-    for (const deviceId of [...this.#mapped].sort((a, b) => a - b).slice(0, SHOWN_MAX)) {
-      const pa = this.devices.at(deviceId);
-      const hi = pa < 0 ? 0 : this.#memory.read32(pa + 4);
-      if ((hi & VALID) === 0) continue;
-      const lo = this.#memory.read32(pa);
+    const look = new Look();
+    const devices: Record<string, { ittPa: number; events: number; mapped: unknown[] }> = {};
+    const collections: Record<string, number> = {};
+    this.collections.eachValid(look, (icid, lo) => {
+      if (look.show()) collections[icid] = lo & 0xffff;
+    });
+    this.devices.eachValid(look, (deviceId, lo, hi) => {
       const ittPa = (hi & 0x000f_ffff) * 0x1_0000_0000 + ((lo & 0xffff_ff00) >>> 0);
-      const events = 2 ** ((lo & 0x1f) + 1);
-      devices[deviceId] = { ittPa, events, mapped: this.#inspectItt(ittPa, events, collections) };
-    }
-    for (let icid = 0; icid < Math.min(this.collections.entries, SHOWN_MAX); icid++)
-      this.#inspectCollection(icid, collections);
-    return { devices, collections: Object.fromEntries([...collections].sort(([a], [b]) => a - b)) };
+      if (look.show()) devices[deviceId] = { ittPa, events: 2 ** ((lo & 0x1f) + 1), mapped: [] };
+    });
+    // Every device comes first: the table of one may be larger than all that a look reads.
+    for (const device of Object.values(devices))
+      device.mapped.push(...this.#inspectItt(device.ittPa, device.events, look));
+    return { devices, collections, ...look.incomplete };
   }
 
-  #inspectItt(ittPa: number, events: number, collections: Map<number, number>): unknown[] {
+  #inspectItt(ittPa: number, events: number, look: Look): unknown[] {
     const { pIntid, icid } = this;
     const before = this.ittPa;
     this.ittPa = ittPa;
     const rows: unknown[] = [];
-    for (let eventId = 0; eventId < Math.min(events, SCANNED_MAX) && rows.length < SHOWN_MAX; eventId++) {
-      if (!this.readEvent(eventId)) continue;
-      rows.push({ eventId, pIntid: this.pIntid, icid: this.icid });
-      this.#inspectCollection(this.icid, collections);
+    for (let eventId = 0; eventId < events && look.read(); eventId++) {
+      if (this.readEvent(eventId) && look.show()) rows.push({ eventId, pIntid: this.pIntid, icid: this.icid });
     }
     this.ittPa = before;
     this.pIntid = pIntid;
     this.icid = icid;
     return rows;
-  }
-
-  #inspectCollection(icid: number, collections: Map<number, number>): void {
-    const pa = this.collections.at(icid);
-    if (pa >= 0 && (this.#memory.read32(pa + 4) & VALID) !== 0) collections.set(icid, this.#memory.read32(pa) & 0xffff);
   }
 }
 

@@ -3,30 +3,11 @@
  * (IHI 0070, "SMMU_IDR0" and on), and what follows from them.
  */
 import * as v3 from '#shared/arch/smmu/v3.ts';
-import { assert } from '#shared/core/assert.ts';
+import type { SmmuV3Choices as SmmuFeatures } from '#shared/board/choices.ts';
 import { wordWith } from '#shared/regs/field.ts';
+import { BoardError } from '../../board.ts';
 
-export interface SmmuFeatures {
-  readonly S1P: 0 | 1;
-  readonly S2P: 0 | 1;
-  /** 1: two-level stream tables too. */
-  readonly ST_LEVEL: 0 | 1;
-  /** Range invalidation; the part is an SMMUv3.2 then. */
-  readonly RIL: 0 | 1;
-  /** Index into ADDRESS_BITS, 0 to 5. */
-  readonly OAS: number;
-  /** 0 to 32. */
-  readonly SIDSIZE: number;
-  /** 0: no substreams. */
-  readonly SSIDSIZE: number;
-  readonly VMID16: 0 | 1;
-  /** The SMMU's own interrupts can be writes. */
-  readonly MSI: 0 | 1;
-  readonly GRAN16K: 0 | 1;
-  readonly GRAN64K: 0 | 1;
-  readonly CMDQS: number;
-  readonly EVENTQS: number;
-}
+export type { SmmuV3Choices as SmmuFeatures } from '#shared/board/choices.ts';
 
 /** Both stages, no substreams, 48-bit addresses, wired interrupts. */
 export const DEFAULT_FEATURES: SmmuFeatures = {
@@ -45,14 +26,22 @@ export const DEFAULT_FEATURES: SmmuFeatures = {
   EVENTQS: 7,
 };
 
-/** The defaults with `given` over them. Throws for what no part can be. */
-export function featuresOf(given: Partial<SmmuFeatures> | undefined): SmmuFeatures {
+/** The defaults with `given` over them. Throws BoardError for what no part can be, or none here. */
+export function featuresOf(given: Partial<SmmuFeatures> = {}): SmmuFeatures {
   const f = { ...DEFAULT_FEATURES, ...given };
-  assert(f.S1P === 1 || f.S2P === 1, 'an SMMUv3 has a stage');
-  assert(f.OAS >= 0 && f.OAS <= 5, 'an SMMUv3 here has 32 to 48 address bits');
-  assert(f.SIDSIZE <= 32 && f.SSIDSIZE <= 20, 'StreamIDs have up to 32 bits, SubstreamIDs up to 20');
-  assert(f.CMDQS <= 19 && f.EVENTQS <= 19, 'a queue has up to 2^19 entries');
+  if (f.S1P === 0 && f.S2P === 0) throw new BoardError('an SMMUv3 without stage 1 and without stage 2 (S1P, S2P)');
+  if (!within(f.OAS, 0, 5))
+    throw new BoardError(`an SMMUv3 with OAS ${f.OAS}; 0 (32 bits) to 5 (48 bits) are possible`);
+  if (!within(f.SIDSIZE, 0, 32)) throw new BoardError(`an SMMUv3 with SIDSIZE ${f.SIDSIZE}; 0 to 32 are possible`);
+  if (!within(f.SSIDSIZE, 0, f.S1P === 1 ? 20 : 0))
+    throw new BoardError(`an SMMUv3 with SSIDSIZE ${f.SSIDSIZE}; 0 to 20 are possible, and 0 without stage 1`);
+  if (!within(f.CMDQS, 0, 19) || !within(f.EVENTQS, 0, 19))
+    throw new BoardError(`an SMMUv3 with CMDQS ${f.CMDQS} and EVENTQS ${f.EVENTQS}; 0 to 19 are possible`);
   return f;
+}
+
+function within(value: number, min: number, max: number): boolean {
+  return Number.isInteger(value) && value >= min && value <= max;
 }
 
 /** Bits of input (IAS) and output (OAS) addresses; they are the same, for there are no 32-bit tables. */

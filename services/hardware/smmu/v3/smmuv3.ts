@@ -5,7 +5,8 @@
  * A requester whose StreamID is -1 is not behind any SMMU by the device tree; here it is aborted like a bad StreamID.
  * Not modelled: see the parts.
  */
-import { SMMU_CMDQ_CONS, SMMU_CMDQ_PROD, SMMU_CR0, SMMU_EVENTQ_CONS, SMMU_EVENTQ_PROD } from '#shared/arch/smmu/v3.ts';
+import * as v3 from '#shared/arch/smmu/v3.ts';
+import type { Register } from '#shared/regs/field.ts';
 import type { Bus } from '../../bus/bus.ts';
 import type { MmioTarget, Requester } from '../../bus/transaction.ts';
 import { Stage1Walker } from '../../mmu/stage1.ts';
@@ -19,8 +20,8 @@ import { EventQueue } from './event-queue.ts';
 import { featuresOf, type SmmuFeatures } from './features.ts';
 import { SmmuInterrupts } from './interrupts.ts';
 import { SmmuRegisters } from './registers.ts';
-import { STREAM_NAMES, type StreamConfig } from './stream-config.ts';
 import { NO_SUBSTREAM, StreamTable } from './stream-table.ts';
+import { viewStreams } from './stream-view.ts';
 import { Translator, translate } from './translate.ts';
 
 const PER_HIGH = 1 / 0x1_0000_0000;
@@ -182,30 +183,30 @@ export class Smmuv3 implements Smmu, Saved {
   }
 
   inspect(): unknown {
-    const { bank, features } = this.#registers;
+    const registers = this.#registers;
+    const { bank, features } = registers;
+    const queue = (lo: Register, hi: Register): { base: number; log2size: number } => ({
+      base: registers.baseAddress(lo, hi, 0xffff_ffe0),
+      log2size: bank.peek(lo) & 31,
+    });
     return {
       name: this.name,
       features,
-      cr0: bank.peek(SMMU_CR0),
-      gbpaAbort: this.#registers.bypassAborts,
-      cmdq: { prod: bank.peek(SMMU_CMDQ_PROD), cons: bank.peek(SMMU_CMDQ_CONS) },
-      eventq: { prod: bank.peek(SMMU_EVENTQ_PROD), cons: bank.peek(SMMU_EVENTQ_CONS) },
-      streams: Object.fromEntries([...this.#streams.cached].map(([sid, config]) => [sid, inspectStream(config)])),
+      cr0: bank.peek(v3.SMMU_CR0),
+      gbpaAbort: registers.bypassAborts,
+      cmdq: {
+        ...queue(v3.SMMU_CMDQ_BASE_LO, v3.SMMU_CMDQ_BASE_HI),
+        prod: bank.peek(v3.SMMU_CMDQ_PROD),
+        cons: bank.peek(v3.SMMU_CMDQ_CONS),
+      },
+      eventq: {
+        ...queue(v3.SMMU_EVENTQ_BASE_LO, v3.SMMU_EVENTQ_BASE_HI),
+        prod: bank.peek(v3.SMMU_EVENTQ_PROD),
+        cons: bank.peek(v3.SMMU_EVENTQ_CONS),
+      },
+      ...viewStreams(registers, this.#streams, this.bus.ram),
       tlb: this.#tlb.entries(),
       counts: this.counts,
     };
   }
-}
-
-function inspectStream({ kind, vmid, stage2, contextPtr, context }: StreamConfig): unknown {
-  const name = STREAM_NAMES[kind];
-  if (name === 'stage2') return { kind: name, vmid, root: stage2?.root };
-  if (name !== 'stage1' && name !== 'nested') return { kind: name };
-  return {
-    kind: name,
-    vmid,
-    ...(stage2 === undefined ? {} : { root: stage2.root }),
-    contextPtr,
-    ...(context === undefined ? {} : { asid: context.asid, good: context.good }),
-  };
 }

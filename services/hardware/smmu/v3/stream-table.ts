@@ -21,9 +21,19 @@ import type { Saved } from '../../state/saved.ts';
 import type { SmmuRegisters } from './registers.ts';
 import { decodeCd, decodeSte, StreamConfig } from './stream-config.ts';
 
-interface Level1 {
+/** A level 1 descriptor: 2^(span - 1) entries at `l2Ptr`. */
+export interface Level1 {
   readonly span: number;
   readonly l2Ptr: number;
+}
+
+export interface StreamTableShape {
+  /** Aligned as the SMMU does. */
+  readonly base: number;
+  readonly log2size: number;
+  readonly twoLevel: boolean;
+  /** log2 of the StreamIDs below one level 1 descriptor. */
+  readonly split: number;
 }
 
 interface SavedStreams {
@@ -101,7 +111,7 @@ export class StreamTable implements Saved {
   /** CMD_CFGI_STE. Without `leaf` the level 1 descriptor goes too. */
   invalidate(streamId: number, leaf: boolean): void {
     this.#drop(streamId);
-    if (!leaf) this.#level1.delete(streamId >>> this.#split());
+    if (!leaf) this.#level1.delete(streamId >>> splitOf(this.#registers));
   }
 
   /** CMD_CFGI_STE_RANGE: 2^(range + 1) streams, `streamId` aligned down. */
@@ -142,6 +152,11 @@ export class StreamTable implements Saved {
     return this.#cache;
   }
 
+  /** Level 1 descriptors that are cached now, by their index. */
+  get cachedLevel1(): ReadonlyMap<number, Level1> {
+    return this.#level1;
+  }
+
   save(): SavedStreams {
     return {
       streams: [...this.#cache.values()].map(({ streamId, words, context, contexts }) => ({
@@ -179,30 +194,21 @@ export class StreamTable implements Saved {
 
   /** Where the STE lies, or -1. */
   #locate(streamId: number): number {
-    const { bank, features } = this.#registers;
-    const cfg = bank.peek(SMMU_STRTAB_BASE_CFG);
-    const log2size = Math.min(get(SMMU_STRTAB_BASE_CFG.LOG2SIZE, cfg), features.SIDSIZE);
+    const { base, log2size, twoLevel, split } = streamTableShape(this.#registers);
     if (streamId < 0 || streamId >= 2 ** log2size) return this.#badStreamId();
-    const base = this.#registers.baseAddress(SMMU_STRTAB_BASE_LO, SMMU_STRTAB_BASE_HI, 0xffff_ffc0);
-    if (features.ST_LEVEL === 0 || get(SMMU_STRTAB_BASE_CFG.FMT, cfg) !== STRTAB_FMT.twoLevel) {
-      return base - (base % (STE_BYTES * 2 ** log2size)) + streamId * STE_BYTES;
-    }
-    const split = this.#split();
+    if (!twoLevel) return base + streamId * STE_BYTES;
     const index = streamId >>> split;
     let level1 = this.#level1.get(index);
     if (level1 === undefined) {
-      const tableBytes = Math.max(L1STD_BYTES * 2 ** Math.max(log2size - split, 0), 64);
-      const at = base - (base % tableBytes) + index * L1STD_BYTES;
+      const at = base + index * L1STD_BYTES;
       if (!this.#ram.contains(at, L1STD_BYTES)) {
         this.failure = EVT.F_STE_FETCH;
         this.fetchPa = at;
         return -1;
       }
       this.#ram.readBytes(at, this.#bytes);
-      const span = load(this.#words, 0, L1STD.Span);
-      if (span === 0 || span > 11 || span > split + 1) return this.#badStreamId();
-      const l2Ptr = load(this.#words, 0, L1STD.L2Ptr);
-      level1 = { span, l2Ptr: l2Ptr - (l2Ptr % (STE_BYTES * 2 ** (span - 1))) };
+      level1 = decodeLevel1(this.#words, split);
+      if (level1 === undefined) return this.#badStreamId();
       this.#level1.set(index, level1);
     }
     const within = streamId & ((1 << split) - 1);
@@ -216,9 +222,31 @@ export class StreamTable implements Saved {
     this.failure = recorded ? EVT.C_BAD_STREAMID : 0;
     return -1;
   }
+}
 
-  #split(): number {
-    const split = get(SMMU_STRTAB_BASE_CFG.SPLIT, this.#registers.bank.peek(SMMU_STRTAB_BASE_CFG));
-    return split === 8 || split === 10 ? split : 6;
-  }
+/** What the SMMU_STRTAB_BASE registers say. */
+export function streamTableShape(registers: SmmuRegisters): StreamTableShape {
+  const { bank, features } = registers;
+  const cfg = bank.peek(SMMU_STRTAB_BASE_CFG);
+  const log2size = Math.min(get(SMMU_STRTAB_BASE_CFG.LOG2SIZE, cfg), features.SIDSIZE);
+  const twoLevel = features.ST_LEVEL === 1 && get(SMMU_STRTAB_BASE_CFG.FMT, cfg) === STRTAB_FMT.twoLevel;
+  const split = splitOf(registers);
+  const base = registers.baseAddress(SMMU_STRTAB_BASE_LO, SMMU_STRTAB_BASE_HI, 0xffff_ffc0);
+  const tableBytes = twoLevel
+    ? Math.max(L1STD_BYTES * 2 ** Math.max(log2size - split, 0), 64)
+    : STE_BYTES * 2 ** log2size;
+  return { base: base - (base % tableBytes), log2size, twoLevel, split };
+}
+
+/** Undefined: not valid. */
+export function decodeLevel1(words: Uint32Array, split: number): Level1 | undefined {
+  const span = load(words, 0, L1STD.Span);
+  if (span === 0 || span > 11 || span > split + 1) return undefined;
+  const l2Ptr = load(words, 0, L1STD.L2Ptr);
+  return { span, l2Ptr: l2Ptr - (l2Ptr % (STE_BYTES * 2 ** (span - 1))) };
+}
+
+function splitOf({ bank }: SmmuRegisters): number {
+  const split = get(SMMU_STRTAB_BASE_CFG.SPLIT, bank.peek(SMMU_STRTAB_BASE_CFG));
+  return split === 8 || split === 10 ? split : 6;
 }

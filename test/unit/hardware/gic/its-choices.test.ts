@@ -30,6 +30,7 @@ import {
 } from '#shared/arch/gic/its-commands.ts';
 import { BoardError } from '../../../../services/hardware/board.ts';
 import { Its } from '../../../../services/hardware/gic/its/its.ts';
+import { LOOK_LIMITS } from '../../../../services/hardware/look.ts';
 import { Bench, type BenchOptions, DEVICE_TABLE, GICR_PA, ITT, QUEUE, RAM, requester, write64 } from './bench.ts';
 
 const NOTHING = 1023;
@@ -59,8 +60,9 @@ function inspected(b: Bench) {
     errors: Record<string, number>;
     lastError: string;
     registers: { stalled: boolean };
-    devices: Record<string, { events: number; mapped: unknown[] }>;
+    devices: Record<string, { ittPa: number; events: number; mapped: unknown[] }>;
     collections: Record<string, number>;
+    incomplete: string;
   };
 }
 
@@ -124,6 +126,12 @@ describe('an ITS by choice', () => {
     b.msi(deviceId, 3);
     assert.equal(b.iar(0), LPI);
     assert.deepEqual(inspected(b).errors, { '0x010801': 2, '0x010304': 1 });
+    const [[shownId, shown] = [], ...others] = Object.entries(inspected(b).devices);
+    assert.deepEqual(
+      [shownId, shown?.events, shown?.mapped[0]],
+      [String(deviceId), 2 ** 32, { eventId: 3, pIntid: LPI, icid: 0 }],
+    );
+    assert.deepEqual(others, []);
   });
 
   test('shows the page sizes that it has, and Indirect only when it can', () => {
@@ -309,11 +317,26 @@ describe('an ITS by choice', () => {
     assert.equal(b.iar(1), LPI);
   });
 
-  test('shows its tables decoded', () => {
-    const { devices, collections } = inspected(mapped());
-    assert.deepEqual(devices, {
-      [DEVICE]: { ittPa: ITT, events: 32, mapped: [{ eventId: 3, pIntid: LPI, icid: 1 }] },
-    } as never);
-    assert.deepEqual(collections, { 0: 0, 1: 1 });
+  test('shows its tables decoded, as RAM holds them whoever wrote that', () => {
+    const b = mapped();
+    const known = { ittPa: ITT, events: 32, mapped: [{ eventId: 3, pIntid: LPI, icid: 1 }] };
+    assert.deepEqual(inspected(b).devices, { [DEVICE]: known });
+    assert.deepEqual(inspected(b).collections, { 0: 0, 1: 1 });
+    const entry = new Uint8Array(8);
+    b.ram.readBytes(DEVICE_TABLE + 8 * DEVICE, entry);
+    b.ram.writeBytes(DEVICE_TABLE + 8 * 9, entry);
+    b.ram.writeBytes(DEVICE_TABLE + 8 * DEVICE, new Uint8Array(8));
+    assert.deepEqual(inspected(b).devices, { 9: known });
+  });
+
+  test('looks at tables of any size for a limited time, and says that there is more', () => {
+    const b = mapped({ its: { eventIdBits: 32 } });
+    b.command(
+      encodeMapd({ deviceId: 1, size: 31, ittAddress: ITT, valid: true }),
+      encodeMapd({ deviceId: 2, size: 31, ittAddress: ITT, valid: true }),
+    );
+    const { devices, incomplete } = inspected(b);
+    assert.deepEqual(Object.keys(devices), ['1', '2', String(DEVICE)], 'every device all the same');
+    assert.match(incomplete, new RegExp(`^more than ${LOOK_LIMITS.read} entries to read or ${LOOK_LIMITS.shown}`));
   });
 });
