@@ -2,9 +2,9 @@
  * A QEMU trace of one boot (the simple text backend): one event a line, `PID@SECONDS.MICROSECONDS:EVENT TEXT`, and the
  * fields in the text, which stand as `name=1`, `name: 0x1` or `name 0x1` by the taste of whoever wrote the event.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
+import { readUnpacked } from '#shared/yaml/files.ts';
 
 export interface TraceLine {
   /** From 1. */
@@ -21,7 +21,7 @@ export interface Wide {
   readonly lo: number;
 }
 
-/** A folder that is no recorded boot. One line. */
+/** What was recorded cannot be replayed. One line. */
 export class TraceError extends Error {
   override name = 'TraceError';
 }
@@ -29,12 +29,12 @@ export class TraceError extends Error {
 const LINE = /^(\d+)@[\d.]+:(\w+) ?(.*)$/;
 const HIGH = 0x1_0000_0000;
 
-/** A file of the folder, packed (`NAME.gz`) or plain; undefined: it is not there. */
+/** A file of the folder, packed (`NAME.gz`) or plain; undefined: it is not there. Throws FileError. */
 export function fileOf(folder: string, name: string): Uint8Array | undefined {
   const plain = join(folder, name);
   const packed = `${plain}.gz`;
-  if (existsSync(packed)) return new Uint8Array(gunzipSync(readFileSync(packed)));
-  return existsSync(plain) ? new Uint8Array(readFileSync(plain)) : undefined;
+  if (existsSync(packed)) return readUnpacked(packed);
+  return existsSync(plain) ? readUnpacked(plain) : undefined;
 }
 
 /** The events of a trace; lines of another form (what a program printed between them) are left out. */
