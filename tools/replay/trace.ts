@@ -29,20 +29,25 @@ export class TraceError extends Error {
 const LINE = /^(\d+)@[\d.]+:(\w+) ?(.*)$/;
 const HIGH = 0x1_0000_0000;
 
-/** A file of the folder, packed (`NAME.gz`) or plain; undefined: it is not there. Throws FileError. */
-export function fileOf(folder: string, name: string): Uint8Array | undefined {
+/** Where a file of the folder is, packed (`NAME.gz`) or plain; undefined: it is not there. */
+export function pathOf(folder: string, name: string): string | undefined {
   const plain = join(folder, name);
-  const packed = `${plain}.gz`;
-  if (existsSync(packed)) return readUnpacked(packed);
-  return existsSync(plain) ? readUnpacked(plain) : undefined;
+  return [`${plain}.gz`, plain].find((path) => existsSync(path));
 }
 
-/** The events of a trace; lines of another form (what a program printed between them) are left out. */
-export function parseTrace(text: string): TraceLine[] {
+/** The bytes of a file of the folder; undefined: it is not there. Throws FileError. */
+export function fileOf(folder: string, name: string): Uint8Array | undefined {
+  const path = pathOf(folder, name);
+  return path === undefined ? undefined : readUnpacked(path);
+}
+
+/** The events of a trace. `other` is told of the lines that are none: what a program printed between them. */
+export function parseTrace(text: string, other: (number: number, line: string) => void = () => {}): TraceLine[] {
   const lines: TraceLine[] = [];
   for (const [i, line] of text.split('\n').entries()) {
     const m = LINE.exec(line);
     if (m !== null) lines.push({ number: i + 1, thread: m[1]!, event: m[2]!, text: m[3]! });
+    else if (line.trim() !== '') other(i + 1, line);
   }
   return lines;
 }
