@@ -155,6 +155,14 @@ describe('a host that is not there', () => {
   test.each([[['status']], [['xl', 'list']], [['lspci']], [['down']]])('%j', async (args) => {
     assertOneLine(place, await place.culvert(args), /no host runs here/);
   });
+
+  test.each([
+    [['help'], 0],
+    [['create', '-n', 'guests/guest1.cfg'], 0],
+    [['pci-attach'], 2],
+  ])('is not needed for xl %j', async (args, status) => {
+    assert.equal((await place.culvert(['xl', ...args])).status, status);
+  });
 });
 
 describe('a port that is taken', () => {

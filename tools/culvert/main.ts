@@ -1,10 +1,11 @@
 /** The command `culvert`. Exit status: 0 done; 1 failed, with one line that says why; 2 wrong command line. */
-import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import type { Op } from '#shared/core/op.ts';
 import { writeHostKeys } from '../host/keys.ts';
 import { type SimOptions, sim } from '../sim/seeds.ts';
-import { xl } from '../xl/commands.ts';
+import { type XlResult, xl } from '../xl/commands.ts';
+import { readConfig } from '../xl/read-config.ts';
 import { type BoardOptions, board } from './board.ts';
 import { inspect } from './inspect.ts';
 import { type ListenOptions, listen } from './listen.ts';
@@ -118,9 +119,10 @@ program
   .helpOption(false)
   .action(
     doing(async (args: string[]) => {
-      const readFile = (path: string): string | undefined =>
-        existsSync(path) ? readFileSync(path, 'utf8') : undefined;
-      const result = await asOperator(findTarget(program.opts()), () => xl(args, { readFile }));
+      const run = (): Op<XlResult> => xl(args, { readFile: readConfig });
+      // Help, a dry run and a wrong command line need no host.
+      const first = run().next();
+      const result = first.done ? first.value : await asOperator(findTarget(program.opts()), run);
       process.stdout.write(result.stdout);
       process.stderr.write(result.stderr);
       return result.exit;

@@ -222,7 +222,12 @@ export class Operator implements Service {
   }
 
   *#xl(line: string): Op<XlResult> {
-    return yield* xl(splitWords(line), { readFile: (name) => this.#scenario.guests[name] });
+    return yield* xl(splitWords(line), {
+      readFile: (name) => {
+        const text = this.#scenario.guests[name];
+        return text === undefined ? { error: 'No such file or directory' } : { text };
+      },
+    });
   }
 
   *#xlStep(step: Extract<SimpleStep, { xl: string }>): Op<string> {
