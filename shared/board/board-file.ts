@@ -1,12 +1,12 @@
 /**
  * Board files: a device tree, and the PCI functions in it from `lspci -xxxx` dumps (docs/reference/scenario.md).
  */
-import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { formatSbdf, parseSbdf } from '../ids/sbdf.ts';
 import { type LspciFunction, parseLspci } from '../lspci/dump.ts';
 import { FileError, parseYaml } from '../yaml/document.ts';
+import { readBytes, readText } from '../yaml/files.ts';
 import type { BoardChoices } from './choices.ts';
 import type { BoardDescription, BoardFunction, FunctionQuirks, NvmeOptions } from './description.ts';
 
@@ -128,14 +128,14 @@ export function parseSize(text: string): number | undefined {
 
 /** Reads a board file and all that it names. Throws FileError, or the error of the part that is wrong. */
 export function readBoard(path: string): BoardDescription {
-  const board = parseYaml(path, readText(path, path), boardSchema);
+  const board = parseYaml(path, readText(path), boardSchema);
   const folder = dirname(path);
   const dumps = new Map<string, LspciFunction[]>();
   const dumpOf = (name: string): LspciFunction[] => {
     const file = resolve(folder, name);
     let functions = dumps.get(file);
     if (functions === undefined) {
-      functions = parseLspci(readText(file, path), name);
+      functions = parseLspci(new TextDecoder().decode(readNamed(file, path)), name);
       dumps.set(file, functions);
     }
     return functions;
@@ -164,7 +164,7 @@ export function readBoard(path: string): BoardDescription {
     };
   });
   return {
-    dtb: readBytes(resolve(folder, board.dtb), path),
+    dtb: readNamed(resolve(folder, board.dtb), path),
     without: board.without,
     functions,
     choices: choicesOf(board),
@@ -181,7 +181,7 @@ function nvmeOf(
     queues,
     serial,
     namespaces: namespaces.map(({ size, block, file }, i) => {
-      const contents = file === undefined ? undefined : readBytes(resolve(folder, file), path);
+      const contents = file === undefined ? undefined : readNamed(resolve(folder, file), path);
       const sizeBytes = size ?? Math.ceil((contents?.length ?? 0) / block) * block;
       if (sizeBytes === 0 || sizeBytes % block !== 0 || (contents?.length ?? 0) > sizeBytes)
         throw new FileError(`${path}: namespace ${i + 1} cannot have ${sizeBytes} bytes in blocks of ${block}`);
@@ -216,15 +216,11 @@ function quirksOf({ reset, flr }: z.output<typeof boardFunction>): FunctionQuirk
   return quirks;
 }
 
-function readText(file: string, from: string): string {
-  return new TextDecoder().decode(readBytes(file, from));
-}
-
-function readBytes(file: string, from: string): Uint8Array {
+/** What the board file `from` names. */
+function readNamed(file: string, from: string): Uint8Array {
   try {
-    return new Uint8Array(readFileSync(file));
+    return readBytes(file);
   } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message;
-    throw new FileError(file === from ? `${file}: ${reason}` : `${from}: cannot read ${file}: ${reason}`);
+    throw error instanceof FileError ? new FileError(`${from}: cannot read ${error.message}`) : error;
   }
 }

@@ -16,6 +16,7 @@ export function parseYaml<S extends z.ZodType>(name: string, text: string, schem
     const { line } = lines.linePos(syntax.pos[0]);
     throw new FileError(`${name}:${line}: ${syntax.message.replace(/\s+/g, ' ')}`);
   }
+  if (document.contents === null) throw new FileError(`${name}:1: the file is empty`);
   const result = schema.safeParse(document.toJS());
   if (result.success) return result.data;
   const mistakes = flatten(result.error.issues).map((issue) => {

@@ -138,8 +138,10 @@ describe('a host', () => {
     }
   });
 
-  test('goes down, with all that belongs to it', async () => {
+  test('goes down, with all that belongs to it, also when host.json does not say any more what that is', async () => {
     assert.notDeepEqual(place.processes(), []);
+    writeFileSync(place.path('.culvert/host/host.json'), '{');
+    assert.match((await culvert('status')).stderr, /host\.json is broken/);
     const down = await culvert('down');
     assert.deepEqual([down.status, down.stdout, down.stderr], [0, 'the host is down\n', '']);
     assert.deepEqual(place.processes(), []);

@@ -1,9 +1,9 @@
 /** Scenario files: a board, guests, steps and what is expected of them (docs/reference/scenario.md). */
-import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { sizeText } from '#shared/board/board-file.ts';
-import { FileError, parseYaml } from '#shared/yaml/document.ts';
+import { parseYaml } from '#shared/yaml/document.ts';
+import { readText } from '#shared/yaml/files.ts';
 
 /**
  * What a result has to look like: a member that is an object is compared member by member; numbers and texts are equal,
@@ -139,13 +139,6 @@ export interface Scenario extends z.output<typeof scenarioSchema> {
 
 /** Reads and checks a scenario. Throws FileError. */
 export function readScenario(file: string): Scenario {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message;
-    throw new FileError(`${file}: ${reason}`);
-  }
-  const scenario = parseYaml(file, text, scenarioSchema);
+  const scenario = parseYaml(file, readText(file), scenarioSchema);
   return { ...scenario, file, boardFile: resolve(dirname(file), scenario.board) };
 }
