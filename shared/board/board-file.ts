@@ -5,7 +5,7 @@ import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { formatSbdf, parseSbdf } from '../ids/sbdf.ts';
 import { type LspciFunction, parseLspci } from '../lspci/dump.ts';
-import { FileError, parseYaml } from '../yaml/document.ts';
+import { type Checked, checkYaml, FileError } from '../yaml/document.ts';
 import { readBytes, readText } from '../yaml/files.ts';
 import type { BoardChoices } from './choices.ts';
 import type { BoardDescription, BoardFunction, FunctionQuirks, NvmeOptions } from './description.ts';
@@ -128,29 +128,44 @@ export function parseSize(text: string): number | undefined {
 
 /** Reads a board file and all that it names. Throws FileError, or the error of the part that is wrong. */
 export function readBoard(path: string): BoardDescription {
-  const board = parseYaml(path, readText(path), boardSchema);
+  const { data: board, at } = checkYaml(path, readText(path), boardSchema);
   const folder = dirname(path);
   const dumps = new Map<string, LspciFunction[]>();
-  const dumpOf = (name: string): LspciFunction[] => {
+  const dumpOf = (name: string, from: string): LspciFunction[] => {
     const file = resolve(folder, name);
     let functions = dumps.get(file);
     if (functions === undefined) {
-      functions = parseLspci(new TextDecoder().decode(readNamed(file, path)), name);
+      functions = parseLspci(new TextDecoder().decode(readNamed(file, from)), name);
       dumps.set(file, functions);
     }
     return functions;
   };
-  const functions = board.functions.map((entry): BoardFunction => {
+  const places = new Map<number, string>();
+  const functions = board.functions.map((entry, i): BoardFunction => {
     const sbdf = parseSbdf(entry.at)!;
+    const here = (...more: readonly PropertyKey[]): string => at('functions', i, ...more);
+    const before = places.get(sbdf);
+    if (before !== undefined)
+      throw new FileError(
+        `${here('at')}: there is a function at ${formatSbdf(sbdf)} already, in ${before}: another place was expected`,
+      );
+    places.set(sbdf, here('at'));
     const dump = entry.dump ?? board.dump;
     if (dump === undefined)
-      throw new FileError(`${path}: function ${entry.at} names no dump, and neither does the board`);
+      throw new FileError(
+        `${here('at')}: function ${entry.at} names no dump, and neither does the board: "dump" was expected`,
+      );
     const from = parseSbdf(entry.from ?? entry.at)!;
-    const found = dumpOf(dump).find((f) => f.sbdf === from);
-    if (found === undefined) throw new FileError(`${path}: there is no function ${formatSbdf(from)} in ${dump}`);
+    const found = dumpOf(dump, entry.dump === undefined ? at('dump') : here('dump')).find((f) => f.sbdf === from);
+    if (found === undefined)
+      throw new FileError(
+        `${here(entry.from === undefined ? 'at' : 'from')}: there is no function ${formatSbdf(from)} in ${dump}: one of that dump was expected`,
+      );
     for (const model of ['nvme', 'nic'] as const)
       if (entry[model] !== undefined && entry.model !== model)
-        throw new FileError(`${path}: function ${entry.at} has options of model ${model} and is a ${entry.model}`);
+        throw new FileError(
+          `${here(model)}: function ${entry.at} has options of model ${model} and is a ${entry.model}: "model: ${model}" was expected`,
+        );
     return {
       sbdf,
       config: found.config,
@@ -159,32 +174,39 @@ export function readBoard(path: string): BoardDescription {
       secondaryBus: entry.secondary,
       quirks: quirksOf(entry),
       vfs: entry.vfs,
-      nvme: entry.nvme === undefined ? undefined : nvmeOf(entry.nvme, folder, path),
+      nvme: entry.nvme === undefined ? undefined : nvmeOf(entry.nvme, folder, (n) => here('nvme', 'namespaces', n)),
       nic: entry.nic === undefined ? undefined : { ...entry.nic, mac: macOf(entry.nic.mac) },
     };
   });
   return {
-    dtb: readNamed(resolve(folder, board.dtb), path),
+    dtb: readNamed(resolve(folder, board.dtb), at('dtb')),
     without: board.without,
     functions,
     choices: choicesOf(board),
   };
 }
 
+/** Where a board file speaks of a function, or of `part`: what a machine made of it complains about. Throws FileError. */
+export function placeIn(path: string, sbdf: number | undefined, part: 'gic' | 'its' | 'dtb'): string {
+  const { data, at }: Checked<BoardFile> = checkYaml(path, readText(path), boardSchema);
+  const i = data.functions.findIndex((entry) => parseSbdf(entry.at) === sbdf);
+  return i < 0 ? at(part) : at('functions', i, 'at');
+}
+
 /** Reads the files of the namespaces. One without a size is as large as its file, in whole blocks. */
 function nvmeOf(
   { namespaces, queues, serial }: z.output<typeof nvmeOptions>,
   folder: string,
-  path: string,
+  placeOf: (n: number) => string,
 ): NvmeOptions {
   return {
     queues,
     serial,
     namespaces: namespaces.map(({ size, block, file }, i) => {
-      const contents = file === undefined ? undefined : readNamed(resolve(folder, file), path);
+      const contents = file === undefined ? undefined : readNamed(resolve(folder, file), placeOf(i));
       const sizeBytes = size ?? Math.ceil((contents?.length ?? 0) / block) * block;
       if (sizeBytes === 0 || sizeBytes % block !== 0 || (contents?.length ?? 0) > sizeBytes)
-        throw new FileError(`${path}: namespace ${i + 1} cannot have ${sizeBytes} bytes in blocks of ${block}`);
+        throw new FileError(`${placeOf(i)}: namespace ${i + 1} cannot have ${sizeBytes} bytes in blocks of ${block}`);
       return { sizeBytes, blockBytes: block, contents };
     }),
   };
@@ -216,7 +238,7 @@ function quirksOf({ reset, flr }: z.output<typeof boardFunction>): FunctionQuirk
   return quirks;
 }
 
-/** What the board file `from` names. */
+/** What stands in a board file at `from`. */
 function readNamed(file: string, from: string): Uint8Array {
   try {
     return readBytes(file);

@@ -33,15 +33,15 @@ describe('a board that no machine can be built from', () => {
     [
       'a device tree cut short',
       (t: string) => t.slice(0, 1000),
-      /qemu-virt\.yaml: .*truncated: its header says \d+ bytes and there are 1000/,
+      /qemu-virt\.yaml:\d+: .*truncated: its header says \d+ bytes and there are 1000/,
     ],
-    ['a device tree of something else', () => 'not a device tree at all', /qemu-virt\.yaml: device tree/],
-    ['a device tree without ITS', (t: string) => spoil(t, 'arm,gic-v3-its'), /qemu-virt\.yaml: board has no GICv3 ITS/],
+    ['a device tree of something else', () => 'not a device tree at all', /qemu-virt\.yaml:\d+: device tree/],
     [
-      'a device tree without SMMU',
-      (t: string) => spoil(t, 'arm,smmu-v3'),
-      /qemu-virt\.yaml: iommu-map of [^\n]+ no SMMU|qemu-virt\.yaml: [^\n]*SMMU/,
+      'a device tree without ITS',
+      (t: string) => spoil(t, 'arm,gic-v3-its'),
+      /qemu-virt\.yaml:\d+: board has no GICv3 ITS/,
     ],
+    ['a device tree without SMMU', (t: string) => spoil(t, 'arm,smmu-v3'), /qemu-virt\.yaml:\d+: [^\n]*SMMU/],
     [
       'a device tree without host bridge',
       (t: string) => spoil(t, 'pci-host-ecam-generic'),
@@ -84,13 +84,33 @@ describe('a board that no machine can be built from', () => {
     [
       'a function that is not in the dump',
       (t: string) => t.replace('0000:03:00.0', '0000:03:1f.0'),
-      /qemu-virt\.yaml: .*0000:03:1f\.0/,
+      /qemu-virt\.yaml:\d+: there is no function 0000:03:1f\.0 in .* was expected/,
     ],
     ['an address that is none', (t: string) => t.replace('0000:03:00.0', '0000:03:33.0'), /qemu-virt\.yaml:\d+: .*BDF/],
     [
       'a file that is not there',
       (t: string) => t.replace('qemu-virt.dtb', 'gone.dtb'),
-      /qemu-virt\.yaml: cannot read \S*gone\.dtb: no such file/,
+      /qemu-virt\.yaml:\d+: cannot read \S*gone\.dtb: no such file/,
+    ],
+    [
+      'a place that is taken',
+      (t: string) => t.replace('0000:03:00.0', '0000:01:00.0'),
+      /qemu-virt\.yaml:\d+: there is a function at 0000:01:00\.0 already, in \S+qemu-virt\.yaml:\d+: /,
+    ],
+    [
+      'a bus without a bridge above',
+      (t: string) => t.replace('"0000:03:00.0"', '"0000:77:00.0"\n    from: "0000:03:00.0"'),
+      /qemu-virt\.yaml:\d+: function 0000:77:00\.0 is on bus 77, which hangs below no bridge/,
+    ],
+    [
+      'options of another model',
+      (t: string) => t.replace('- at: "0000:00:01.0"', '- at: "0000:00:01.0"\n    nic: { queues: 2 }'),
+      /qemu-virt\.yaml:\d+: function 0000:00:01\.0 has options of model nic and is a inert: "model: nic" was/,
+    ],
+    [
+      'an ITS that cannot be',
+      (t: string) => t.replace('functions:', 'its: { ittEntryBytes: 4, collectionIdBits: 16 }\nfunctions:'),
+      /qemu-virt\.yaml:\d+: an ITS with entries of 4 bytes/,
     ],
     ['YAML that is none', (t: string) => t.replace('functions:', 'functions: ['), /qemu-virt\.yaml:\d+: /],
   ])('%s', async (_what, change, expected) => {
@@ -133,6 +153,12 @@ describe('a scenario with a mistake', () => {
     assertOneLine(place, outcome, expected);
     const line = /two-guests\.yaml:(\d+):/.exec(outcome.stderr)?.[1];
     if (line !== undefined) assert.match(before.split('\n')[Number(line) - 1]!, /xxl|vector: 1|many|steps: \[\]/);
+  });
+
+  test('a step that kills, on a host that is not ours', async () => {
+    edit('two-guests.yaml', (t) => t.replace('- xl: list', '- kill: guest1\n  - xl: list'));
+    const args = ['--url', 'nats://127.0.0.1:1', 'run', 'two-guests.yaml'];
+    assertOneLine(place, await place.culvert(args), /two-guests\.yaml: "kill: guest1" cannot be done at nats:/);
   });
 
   test('that is not there', async () => {
