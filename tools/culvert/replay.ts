@@ -11,7 +11,7 @@ export interface ReplayReport {
 
 const SHOWN_MAX = 20;
 
-/** Throws TraceError for a folder that is no recorded boot or has nothing to compare, BoardError for its device tree. */
+/** Throws TraceError for a folder that is no recorded boot or has nothing to compare. */
 export function replay(folder: string, options: { readonly json?: boolean }): ReplayReport {
   const result = replayFolder(folder);
   const stdout = options.json === true ? `${JSON.stringify({ folder, ...result }, null, 2)}\n` : textOf(folder, result);

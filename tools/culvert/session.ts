@@ -100,7 +100,9 @@ export async function asOperator<T>(target: Target, op: (runtime: Runtime) => Op
         }
       },
     });
-    shell = new Shell('operator', runtime, { ...target, waitMs: CONNECT_WAIT_MS, onFatal: reject });
+    // A connection that stays open would keep the process.
+    const fail = (error: Error): void => end(() => reject(error));
+    shell = new Shell('operator', runtime, { ...target, waitMs: CONNECT_WAIT_MS, onFatal: fail });
     shell.start().catch(reject);
   });
 }

@@ -4,6 +4,8 @@
  * the trace has is asked of ours (docs/reference/replay.md).
  * Not modelled: PCI configuration space, BARs and device internals of the trace; their lines are counted by event.
  */
+import { BoardError } from '#shared/board/parts.ts';
+import { FdtError } from '#shared/fdt/node.ts';
 import { readUnpacked } from '#shared/yaml/files.ts';
 import { type Unreadable, unreadable, unreadableText } from './forms.ts';
 import { GicReplay } from './gic-replay.ts';
@@ -32,7 +34,7 @@ const ANSWERS =
   'smmuv3_translate_*, smmuv3_read_mmio, smmuv3_cmdq_consume, gicv3_its_read, gicv3_its_translation_write';
 
 /**
- * Replays `trace.log` (or `trace.log.gz`) on the machine of `machine.dtb` in `folder`. Throws FileError, BoardError, and
+ * Replays `trace.log` (or `trace.log.gz`) on the machine of `machine.dtb` in `folder`. Throws FileError, and
  * TraceError for a folder that is no recorded boot or has nothing to compare.
  */
 export function replayFolder(folder: string): Replayed & { readonly trace: string } {
@@ -47,7 +49,7 @@ export function replayFolder(folder: string): Replayed & { readonly trace: strin
     if (stray === undefined) others++;
     else strays.push(stray);
   });
-  const result = replay(readUnpacked(dtb), lines);
+  const result = onTree(dtb, () => replay(readUnpacked(dtb), lines));
   const all = [...strays, ...result.unreadable].sort((a, b) => a.line - b.line);
   if (result.compared.length === 0 && all.length === 0)
     throw new TraceError(
@@ -55,6 +57,16 @@ export function replayFolder(folder: string): Replayed & { readonly trace: strin
     );
   const notReplayed = others === 0 ? result.notReplayed : { ...result.notReplayed, 'lines that are no event': others };
   return { ...result, trace: file, unreadable: all, notReplayed };
+}
+
+/** A device tree that no machine can be made of is told with its file. */
+function onTree<T>(file: string, run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (!(error instanceof BoardError || error instanceof FdtError)) throw error;
+    throw new TraceError(`${file}: ${error.message}`, { cause: error });
+  }
 }
 
 /** Replays the lines of a trace. Throws BoardError for the tree. */

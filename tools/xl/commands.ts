@@ -39,6 +39,9 @@ interface Command {
   run(args: readonly string[], options: ReadonlyMap<string, string>, env: XlEnvironment): Op<XlResult>;
 }
 
+/** uint32_t */
+const DOMID_MAX = 0xffff_ffff;
+
 /** ERROR_FAIL and ERROR_INVAL: `xl create` ends with libxl's number. */
 const RC_FAIL = 3;
 const RC_INVAL = 6;
@@ -54,7 +57,7 @@ function silent(reply: ToolstackReply): XlResult {
 
 /** A domain argument: a number is taken as it is. */
 function* domidOf(name: string): Op<number | XlResult> {
-  if (/^\d+$/.test(name)) return Number(name);
+  if (/^\d+$/.test(name) && Number(name) <= DOMID_MAX) return Number(name);
   const { domains } = yield* ask(body('listDomainsRequest', {}));
   const found = domains.find((d) => d.name === name);
   return found?.domid ?? { exit: 1, stdout: '', stderr: `${name} is an invalid domain identifier (rc=-6)\n` };
@@ -370,6 +373,10 @@ export function* xl(argv: readonly string[], env: XlEnvironment): Op<XlResult> {
   const args: string[] = [];
   for (let at = i + 1; at < argv.length; at++) {
     const arg = argv[at]!;
+    if (arg === '--') {
+      args.push(...argv.slice(at + 1));
+      break;
+    }
     if (!arg.startsWith('-') || arg === '-') {
       args.push(arg);
       continue;

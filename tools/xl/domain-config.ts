@@ -16,6 +16,8 @@ export interface ParsedConfig {
 }
 
 const MEMORY_DEFAULT_MIB = 128;
+/** INT_MAX */
+const NUMBER_MAX = 0x7fff_ffff;
 
 /** Parses `text` of `file`, with `overrides` (`key=value` arguments) appended. */
 export function parseDomainConfig(file: string, text: string, overrides: readonly string[]): ParsedConfig {
@@ -44,7 +46,7 @@ export function parseDomainConfig(file: string, text: string, overrides: readonl
       : /^0[0-7]*$/.test(value)
         ? Number.parseInt(value, 8)
         : Number.NaN;
-    return Number.isNaN(parsed) ? warn(key, 'is not a valid number') : parsed;
+    return Number.isNaN(parsed) || parsed > NUMBER_MAX ? warn(key, 'is not a valid number') : parsed;
   };
   const list = (key: string): readonly CfgValue[] | undefined => {
     const value = entries.get(key)?.value;

@@ -16,6 +16,8 @@ export interface OnlyPrinted {
 
 type Json = Readonly<Record<string, unknown>>;
 
+/** No machine has more; a domain with so many is refused when it is made. */
+const VCPUS_SHOWN_MAX = 4096;
 /** LIBXL_PCI_FUNC_ALL */
 const ALL_FUNCTIONS = 0xffff_ffff;
 
@@ -25,7 +27,7 @@ export function domainJson(config: DomainConfig, more: OnlyPrinted, seed: string
     c_info: present({ type: 'pvh', name, uuid: config.uuid || madeUpUuid(seed), passthrough }),
     b_info: present({
       max_vcpus: more.maxvcpus ?? vcpus,
-      avail_vcpus: Array.from({ length: vcpus }, (_, i) => i),
+      avail_vcpus: Array.from({ length: Math.min(vcpus, VCPUS_SHOWN_MAX) }, (_, i) => i),
       max_memkb: (more.maxmemMib ?? memoryMib) * 1024,
       target_memkb: memoryMib * 1024,
       kernel,

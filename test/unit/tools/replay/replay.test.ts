@@ -381,6 +381,12 @@ describe('culvert replay', () => {
     assert.throws(() => culvertReplay(folder, {}), /trace\.log\.gz: a whole file of gzip was expected/);
   });
 
+  test('a device tree that is none is an error with its file', () => {
+    record(success(PAGE, 3));
+    writeFileSync(join(folder, 'machine.dtb'), '');
+    assert.throws(() => culvertReplay(folder, {}), /machine\.dtb: device tree is truncated/);
+  });
+
   test('a folder that is no recorded boot is an error with one line', () => {
     assert.throws(() => culvertReplay('examples', {}), /examples has no machine.dtb/);
   });

@@ -47,6 +47,8 @@ describe('the command line', () => {
     ['-q list', 1, 'unknown global option\n'],
     ['pci-list -q 7', 2, "option `q' not supported.\n"],
     ['-N pci-list 7', 1, 'command does not implement -N (dryrun) option\n'],
+    ['pci-list 4294967296', 1, '4294967296 is an invalid domain identifier (rc=-6)\n'],
+    ['pci-list -- -q', 1, '-q is an invalid domain identifier (rc=-6)\n'],
     ['pci-list nosuch', 1, 'nosuch is an invalid domain identifier (rc=-6)\n'],
     ['create none.cfg', 3, 'Failed to read config file: none.cfg: No such file or directory\n'],
     ['create examples', 3, 'Failed to read config file: examples: Is a directory\n'],

@@ -63,6 +63,12 @@ describe('what a domain is made of', () => {
     assert.deepEqual(parseDomainConfig('f', 'memory = 5', []).messages, ['Domain name must be specified.']);
   });
 
+  test('a number that fits no int is none', () => {
+    const { config, messages } = parseDomainConfig('f', 'name = "a"\nmemory = 99999999999\nvcpus = 2147483647', []);
+    assert.deepEqual(messages, ["f:2: warning: parameter `memory' is not a valid number"]);
+    assert.equal(config?.memoryMib, 128);
+  });
+
   test('a number with a leading zero is octal', () => {
     assert.equal(parseDomainConfig('f', 'name = "a"\nmemory = 0100', []).config?.memoryMib, 64);
     assert.match(parseDomainConfig('f', 'name = "a"\nmemory = 09', []).messages[0]!, /`memory' is not a valid number/);
