@@ -13,12 +13,21 @@ const MOST = 300;
 /** A batch takes a few seconds; one that shrinks a failure stops by itself after a minute. */
 const HANGS_AFTER_MS = 180_000;
 
-const { values } = parseArgs({ options: { minutes: { type: 'string', default: '1' }, seed: { type: 'string' } } });
-const minutes = Number(values.minutes);
-const seed = values.seed === undefined ? Date.now() % 1_000_000_000 : Number(values.seed);
-if (!(minutes > 0) || !Number.isInteger(seed)) {
-  process.stderr.write('usage: node tools/fuzz.ts [--minutes M] [--seed N]\n');
-  process.exit(2);
+const { minutes, seed } = asked();
+
+/** What the command line asks for; ends the program with a line when that cannot be done. */
+function asked(): { readonly minutes: number; readonly seed: number } {
+  try {
+    const { values } = parseArgs({ options: { minutes: { type: 'string', default: '1' }, seed: { type: 'string' } } });
+    const given = values.seed === undefined ? Date.now() % 1_000_000_000 : Number(values.seed || Number.NaN);
+    if (!(Number(values.minutes) > 0))
+      throw new RangeError(`--minutes ${values.minutes}: a number above 0 was expected`);
+    if (!Number.isInteger(given)) throw new RangeError(`--seed ${values.seed}: a whole number was expected`);
+    return { minutes: Number(values.minutes), seed: given };
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}; usage: node tools/fuzz.ts [--minutes M] [--seed N]\n`);
+    process.exit(2);
+  }
 }
 
 process.stdout.write(`seed ${seed}, ${minutes} min\n`);

@@ -16,16 +16,25 @@ export interface NamedTest {
   readonly file: string;
 }
 
-/** By `peer/case`: the files whose tests carry it. */
-export function casesOf(tests: readonly NamedTest[]): Map<string, Set<string>> {
-  const found = new Map<string, Set<string>>();
+/** Who plays a case. */
+export interface Players {
+  readonly files: Set<string>;
+  /** A test of its own does, not only one that goes through a table of cases. */
+  alone: boolean;
+}
+
+/** By `peer/case`: the tests that carry it. */
+export function casesOf(tests: readonly NamedTest[]): Map<string, Players> {
+  const found = new Map<string, Players>();
   for (const { name, file } of tests) {
-    for (const [, peer, cases] of name.matchAll(/\[([a-z][\w-]*)\/([\w,-]+)\]/g)) {
-      for (const one of expandCases(cases!)) {
+    for (const [, peer, text] of name.matchAll(/\[([a-z][\w-]*)\/([\w,-]+)\]/g)) {
+      const cases = expandCases(text!);
+      for (const one of cases) {
         const key = `${peer}/${one}`;
-        const files = found.get(key) ?? new Set();
-        files.add(file);
-        found.set(key, files);
+        const players = found.get(key) ?? { files: new Set(), alone: false };
+        players.files.add(file);
+        players.alone ||= cases.length === 1;
+        found.set(key, players);
       }
     }
   }
@@ -33,7 +42,7 @@ export function casesOf(tests: readonly NamedTest[]): Map<string, Set<string>> {
 }
 
 /** What is wrong, a line each. */
-export function problemsOf(suites: readonly PeerSuite[], found: ReadonlyMap<string, ReadonlySet<string>>): string[] {
+export function problemsOf(suites: readonly PeerSuite[], found: ReadonlyMap<string, Players>): string[] {
   const problems: string[] = [];
   const listed = new Set<string>();
   for (const { peer, cases } of suites) {
@@ -49,33 +58,47 @@ export function problemsOf(suites: readonly PeerSuite[], found: ReadonlyMap<stri
       }
     }
   }
-  for (const [key, files] of found)
+  for (const [key, { files }] of found)
     if (!listed.has(key)) problems.push(`${[...files].join(', ')} names ${key}, which is not listed`);
   return problems;
 }
 
 /** The page. */
-export function conformancePage(suites: readonly PeerSuite[], found: ReadonlyMap<string, ReadonlySet<string>>): string {
+export function conformancePage(suites: readonly PeerSuite[], found: ReadonlyMap<string, Players>): string {
   const lines = [
     '# Conformance',
     '',
     "The cases of other projects' test suites that have to do with the machine, retold as our own tests: the same set-up,",
     'the same action, the same expectation. A case passes, or is not modelled, and then the row says what software sees.',
+    'That a case passes means that a test which carries its name exists and that CI (`.ci/run`) runs it with every other:',
+    'nothing of those projects is run, and this page is not made from a run. Where one test goes through a table of cases',
+    'the row says "one test by table": they are not as many tests.',
     'This page is generated: change `tools/conformance/cases.ts` or the tests, then run `node tools/gen-conformance.ts`.',
   ];
   for (const { peer, title, cases } of suites) {
     const all = cases.flatMap((row) => expandCases(row.cases).map(() => row.notModelled));
     const passing = all.filter((notModelled) => notModelled === undefined).length;
-    lines.push('', `## ${title}`, '', `${passing} cases pass, ${all.length - passing} are not modelled.`, '');
+    const byTable = cases.flatMap((row) => tabled(peer, row.cases, found)).length;
+    const ofThem = byTable === 0 ? '' : `, ${byTable} of them by table`;
+    lines.push('', `## ${title}`, '', `${passing} cases pass${ofThem}; ${all.length - passing} are not modelled.`, '');
     lines.push('| case | asks | |', '|---|---|---|');
     for (const { cases: names, asks, notModelled } of cases) {
-      const files = new Set(expandCases(names).flatMap((one) => [...(found.get(`${peer}/${one}`) ?? [])]));
+      const files = new Set(expandCases(names).flatMap((one) => [...(found.get(`${peer}/${one}`)?.files ?? [])]));
       const where = [...files].sort().map((file) => `\`${file}\``);
-      const answer = notModelled === undefined ? `passes: ${where.join(', ')}` : `not modelled: ${notModelled}`;
+      const table = tabled(peer, names, found);
+      const others = expandCases(names).filter((one) => !table.includes(one));
+      const but = others.length === 0 ? '' : `, but for ${others.join(', ')}`;
+      const note = table.length === 0 ? '' : ` (one test by table${but})`;
+      const answer = notModelled === undefined ? `passes: ${where.join(', ')}${note}` : `not modelled: ${notModelled}`;
       lines.push(`| ${names.replaceAll(',', ', ')} | ${asks} | ${answer} |`);
     }
   }
   return `${lines.join('\n')}\n`;
+}
+
+/** Of the cases of a row: those that only a test of several plays. */
+function tabled(peer: string, cases: string, found: ReadonlyMap<string, Players>): string[] {
+  return expandCases(cases).filter((one) => found.get(`${peer}/${one}`)?.alone === false);
 }
 
 /** Every test below test/peer. Throws when a file cannot be collected. */

@@ -29,6 +29,7 @@ const PROCESS_SIDE = [
   /^shared\/bus\/(?!(?:codec|subjects)\.ts$)/,
   /^shared\/config\.ts$/,
   /^shared\/board\/board-file\.ts$/,
+  /^shared\/yaml\/files\.ts$/,
 ];
 /** Tables of the books: they import each other and what describes a layout. */
 const TABLES = /^shared\/(arch|abi)\//;

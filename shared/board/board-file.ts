@@ -6,7 +6,8 @@ import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { formatSbdf, parseSbdf } from '../ids/sbdf.ts';
 import { type LspciFunction, parseLspci } from '../lspci/dump.ts';
-import { FileError, parseLocated } from '../yaml/document.ts';
+import { type Checked, checkYaml, FileError } from '../yaml/document.ts';
+import { readBytes, readText } from '../yaml/files.ts';
 import type { BoardChoices } from './choices.ts';
 import type { BoardDescription, BoardFunction, FunctionQuirks, NvmeOptions } from './description.ts';
 
@@ -151,30 +152,45 @@ export function parseSize(text: string): number | undefined {
 
 /** Reads a board file and all that it names. Throws FileError, or the error of the part that is wrong. */
 export function readBoard(path: string): BoardDescription {
-  const { data: board, where } = parseLocated(path, readText(path, path), boardSchema);
+  const { data: board, at } = checkYaml(path, readText(path), boardSchema);
   const folder = dirname(path);
   const dumps = new Map<string, LspciFunction[]>();
-  const dumpOf = (name: string): LspciFunction[] => {
+  const dumpOf = (name: string, from: string): LspciFunction[] => {
     const file = resolve(folder, name);
     let functions = dumps.get(file);
     if (functions === undefined) {
-      functions = parseLspci(readText(file, path), name);
+      functions = parseLspci(new TextDecoder().decode(readNamed(file, from)), name);
       dumps.set(file, functions);
     }
     return functions;
   };
   const disks = new DiskFiles(folder);
-  const functions = board.functions.map((entry, at): BoardFunction => {
+  const places = new Map<number, string>();
+  const functions = board.functions.map((entry, i): BoardFunction => {
     const sbdf = parseSbdf(entry.at)!;
+    const here = (...more: readonly PropertyKey[]): string => at('functions', i, ...more);
+    const before = places.get(sbdf);
+    if (before !== undefined)
+      throw new FileError(
+        `${here('at')}: there is a function at ${formatSbdf(sbdf)} already, in ${before}: another place was expected`,
+      );
+    places.set(sbdf, here('at'));
     const dump = entry.dump ?? board.dump;
     if (dump === undefined)
-      throw new FileError(`${path}: function ${entry.at} names no dump, and neither does the board`);
+      throw new FileError(
+        `${here('at')}: function ${entry.at} names no dump, and neither does the board: "dump" was expected`,
+      );
     const from = parseSbdf(entry.from ?? entry.at)!;
-    const found = dumpOf(dump).find((f) => f.sbdf === from);
-    if (found === undefined) throw new FileError(`${path}: there is no function ${formatSbdf(from)} in ${dump}`);
+    const found = dumpOf(dump, entry.dump === undefined ? at('dump') : here('dump')).find((f) => f.sbdf === from);
+    if (found === undefined)
+      throw new FileError(
+        `${here(entry.from === undefined ? 'at' : 'from')}: there is no function ${formatSbdf(from)} in ${dump}: one of that dump was expected`,
+      );
     for (const model of ['nvme', 'nic'] as const)
       if (entry[model] !== undefined && entry.model !== model)
-        throw new FileError(`${path}: function ${entry.at} has options of model ${model} and is a ${entry.model}`);
+        throw new FileError(
+          `${here(model)}: function ${entry.at} has options of model ${model} and is a ${entry.model}: "model: ${model}" was expected`,
+        );
     return {
       sbdf,
       config: found.config,
@@ -183,32 +199,36 @@ export function readBoard(path: string): BoardDescription {
       secondaryBus: entry.secondary,
       quirks: quirksOf(entry),
       vfs: entry.vfs,
-      nvme:
-        entry.nvme === undefined
-          ? undefined
-          : nvmeOf(entry.nvme, disks, (...rest) => where('functions', at, 'nvme', ...rest)),
+      nvme: entry.nvme === undefined ? undefined : nvmeOf(entry.nvme, disks, (...part) => here('nvme', ...part)),
       nic: entry.nic === undefined ? undefined : { ...entry.nic, mac: macOf(entry.nic.mac) },
     };
   });
   return {
-    dtb: readBytes(resolve(folder, board.dtb), path),
+    dtb: readNamed(resolve(folder, board.dtb), at('dtb')),
     without: board.without,
     functions,
     choices: choicesOf(board),
   };
 }
 
+/** Where a board file speaks of a function, or of `part`: what a machine made of it complains about. Throws FileError. */
+export function placeIn(path: string, sbdf: number | undefined, part: 'gic' | 'its' | 'dtb'): string {
+  const { data, at }: Checked<BoardFile> = checkYaml(path, readText(path), boardSchema);
+  const i = data.functions.findIndex((entry) => parseSbdf(entry.at) === sbdf);
+  return i < 0 ? at(part) : at('functions', i, 'at');
+}
+
 /** Reads the files of the namespaces. One without a size is as large as its file, in whole blocks. */
 function nvmeOf(
   { namespaces, queues, serial }: z.output<typeof nvmeOptions>,
   disks: DiskFiles,
-  where: (...path: readonly PropertyKey[]) => string,
+  placeOf: (...path: readonly PropertyKey[]) => string,
 ): NvmeOptions {
   return {
     queues,
     serial,
     namespaces: namespaces.map(({ size, block, file, writes = 'file' }, i) => {
-      const at = where('namespaces', i, file === undefined ? 'size' : 'file');
+      const at = placeOf('namespaces', i, file === undefined ? 'size' : 'file');
       const isMedium = file !== undefined && writes === 'file';
       const disk = file === undefined ? undefined : disks.read(file, isMedium, at);
       const length = disk?.contents.length ?? 0;
@@ -293,15 +313,11 @@ function quirksOf({ reset, flr }: z.output<typeof boardFunction>): FunctionQuirk
   return quirks;
 }
 
-function readText(file: string, from: string): string {
-  return new TextDecoder().decode(readBytes(file, from));
-}
-
-function readBytes(file: string, from: string): Uint8Array {
+/** What stands in a board file at `from`. */
+function readNamed(file: string, from: string): Uint8Array {
   try {
-    return new Uint8Array(readFileSync(file));
+    return readBytes(file);
   } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message;
-    throw new FileError(file === from ? `${file}: ${reason}` : `${from}: cannot read ${file}: ${reason}`);
+    throw error instanceof FileError ? new FileError(`${from}: cannot read ${error.message}`) : error;
   }
 }

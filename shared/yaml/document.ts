@@ -7,20 +7,19 @@ export class FileError extends Error {
   override name = 'FileError';
 }
 
-/** A file that says what its schema wants. */
-interface Located<T> {
+export interface Checked<T> {
   readonly data: T;
-  /** `FILE:LINE` of the deepest part of a path that is there, for a mistake that the schema cannot know of. */
-  where(...path: readonly PropertyKey[]): string;
+  /** `FILE:LINE` of the deepest part of a path that is there. */
+  at(...path: readonly PropertyKey[]): string;
 }
 
 /** Parses `text` of the file `name` and checks it. Throws FileError with every mistake, one a line. */
 export function parseYaml<S extends z.ZodType>(name: string, text: string, schema: S): z.output<S> {
-  return parseLocated(name, text, schema).data;
+  return checkYaml(name, text, schema).data;
 }
 
-/** The same, with where it says what. */
-export function parseLocated<S extends z.ZodType>(name: string, text: string, schema: S): Located<z.output<S>> {
+/** The same, for who has to tell of further mistakes. */
+export function checkYaml<S extends z.ZodType>(name: string, text: string, schema: S): Checked<z.output<S>> {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
   const syntax = document.errors[0];
@@ -28,26 +27,50 @@ export function parseLocated<S extends z.ZodType>(name: string, text: string, sc
     const { line } = lines.linePos(syntax.pos[0]);
     throw new FileError(`${name}:${line}: ${syntax.message.replace(/\s+/g, ' ')}`);
   }
+  if (document.contents === null) throw new FileError(`${name}:1: the file is empty`);
   const result = schema.safeParse(document.toJS());
-  if (result.success)
-    return { data: result.data, where: (...path) => `${name}:${lineOf(document.contents, path, lines)}` };
+  const place = (path: readonly PropertyKey[]): string => `${name}:${lineOf(document.contents, path, lines)}`;
+  if (result.success) return { data: result.data, at: (...path) => place(path) };
   const mistakes = flatten(result.error.issues).map((issue) => {
     const at = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0] ?? ''] : issue.path;
     const where = issue.path.length === 0 ? '' : ` in ${issue.path.join('.')}`;
-    return `${name}:${lineOf(document.contents, at, lines)}: ${issue.message}${where}`;
+    return `${place(at)}: ${issue.message}${where}`;
   });
   throw new FileError([...new Set(mistakes)].join('\n'));
 }
 
-/** Of a union, the alternative that came closest: the one that failed deepest in. */
+/** Of a union, the alternative that came closest: the one that failed deepest in; all when none is of the right kind. */
 function flatten(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue[] {
   return issues.flatMap((issue) => {
     if (issue.code !== 'invalid_union' || issue.errors.length === 0) return [issue];
-    const depth = (alternative: readonly z.core.$ZodIssue[]): number =>
-      Math.max(...alternative.map((i) => i.path.length + (i.code === 'unrecognized_keys' ? 0 : 0.5)));
-    const closest = issue.errors.reduce((best, next) => (depth(next) > depth(best) ? next : best));
+    const closest = issue.errors.reduce((best, next) => (closeness(next) > closeness(best) ? next : best));
+    const kinds = issue.errors.map(([first]) => (first?.path.length === 0 ? kindOf(first) : undefined));
+    if (closeness(closest) <= WRONG_KIND && kinds.every((kind) => kind !== undefined)) {
+      const expected = [...new Set(kinds)].join(' or ');
+      return [{ ...issue, message: `Invalid input: expected ${expected}` }];
+    }
     return flatten(closest).map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] }));
   });
+}
+
+/** An issue at the value itself, which is of another type. */
+const WRONG_KIND = 0.25;
+
+function closeness(alternative: readonly z.core.$ZodIssue[]): number {
+  const unknown = alternative.some(({ code }) => code === 'unrecognized_keys') ? 0.1 : 0;
+  const depths = alternative.map(({ code, path }) => {
+    if (code === 'unrecognized_keys') return path.length;
+    return path.length + (kindOf({ code } as z.core.$ZodIssue) === undefined ? 0.5 : WRONG_KIND);
+  });
+  return Math.max(...depths) - unknown;
+}
+
+/** What kind of value was expected, when it was another one. */
+function kindOf(issue: z.core.$ZodIssue): string | undefined {
+  if (issue.code === 'invalid_type') return issue.expected ?? '';
+  return issue.code === 'invalid_value'
+    ? (issue.values ?? []).map((value) => JSON.stringify(value)).join(' or ')
+    : undefined;
 }
 
 /** The line of the deepest part of `path` that is there. */

@@ -2,10 +2,13 @@
  * What a user types or writes wrong: one line on stderr that says what and where, a status that is not zero, and
  * neither a process nor a file left behind.
  */
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { afterEach, assert, beforeEach, describe, test } from 'vitest';
-import { assertOneLine, EXAMPLES, Workplace } from '../support/culvert.ts';
+import { assertOneLine, EXAMPLES, ROOT, Workplace } from '../support/culvert.ts';
 
 let place: Workplace;
 
@@ -30,15 +33,15 @@ describe('a board that no machine can be built from', () => {
     [
       'a device tree cut short',
       (t: string) => t.slice(0, 1000),
-      /qemu-virt\.yaml: .*truncated: its header says \d+ bytes and there are 1000/,
+      /qemu-virt\.yaml:\d+: .*truncated: its header says \d+ bytes and there are 1000/,
     ],
-    ['a device tree of something else', () => 'not a device tree at all', /qemu-virt\.yaml: device tree/],
-    ['a device tree without ITS', (t: string) => spoil(t, 'arm,gic-v3-its'), /qemu-virt\.yaml: board has no GICv3 ITS/],
+    ['a device tree of something else', () => 'not a device tree at all', /qemu-virt\.yaml:\d+: device tree/],
     [
-      'a device tree without SMMU',
-      (t: string) => spoil(t, 'arm,smmu-v3'),
-      /qemu-virt\.yaml: iommu-map of [^\n]+ no SMMU|qemu-virt\.yaml: [^\n]*SMMU/,
+      'a device tree without ITS',
+      (t: string) => spoil(t, 'arm,gic-v3-its'),
+      /qemu-virt\.yaml:\d+: board has no GICv3 ITS/,
     ],
+    ['a device tree without SMMU', (t: string) => spoil(t, 'arm,smmu-v3'), /qemu-virt\.yaml:\d+: [^\n]*SMMU/],
     [
       'a device tree without host bridge',
       (t: string) => spoil(t, 'pci-host-ecam-generic'),
@@ -81,13 +84,33 @@ describe('a board that no machine can be built from', () => {
     [
       'a function that is not in the dump',
       (t: string) => t.replace('0000:03:00.0', '0000:03:1f.0'),
-      /qemu-virt\.yaml: .*0000:03:1f\.0/,
+      /qemu-virt\.yaml:\d+: there is no function 0000:03:1f\.0 in .* was expected/,
     ],
     ['an address that is none', (t: string) => t.replace('0000:03:00.0', '0000:03:33.0'), /qemu-virt\.yaml:\d+: .*BDF/],
     [
       'a file that is not there',
       (t: string) => t.replace('qemu-virt.dtb', 'gone.dtb'),
-      /qemu-virt\.yaml: cannot read \S*gone\.dtb: no such file/,
+      /qemu-virt\.yaml:\d+: cannot read \S*gone\.dtb: no such file/,
+    ],
+    [
+      'a place that is taken',
+      (t: string) => t.replace('0000:03:00.0', '0000:01:00.0'),
+      /qemu-virt\.yaml:\d+: there is a function at 0000:01:00\.0 already, in \S+qemu-virt\.yaml:\d+: /,
+    ],
+    [
+      'a bus without a bridge above',
+      (t: string) => t.replace('"0000:03:00.0"', '"0000:77:00.0"\n    from: "0000:03:00.0"'),
+      /qemu-virt\.yaml:\d+: function 0000:77:00\.0 is on bus 77, which hangs below no bridge/,
+    ],
+    [
+      'options of another model',
+      (t: string) => t.replace('- at: "0000:00:01.0"', '- at: "0000:00:01.0"\n    nic: { queues: 2 }'),
+      /qemu-virt\.yaml:\d+: function 0000:00:01\.0 has options of model nic and is a inert: "model: nic" was/,
+    ],
+    [
+      'an ITS that cannot be',
+      (t: string) => t.replace('functions:', 'its: { ittEntryBytes: 4, collectionIdBits: 16 }\nfunctions:'),
+      /qemu-virt\.yaml:\d+: an ITS with entries of 4 bytes/,
     ],
     ['YAML that is none', (t: string) => t.replace('functions:', 'functions: ['), /qemu-virt\.yaml:\d+: /],
   ])('%s', async (_what, change, expected) => {
@@ -132,8 +155,66 @@ describe('a scenario with a mistake', () => {
     if (line !== undefined) assert.match(before.split('\n')[Number(line) - 1]!, /xxl|vector: 1|many|steps: \[\]/);
   });
 
+  test('a step that kills, on a host that is not ours', async () => {
+    edit('two-guests.yaml', (t) => t.replace('- xl: list', '- kill: guest1\n  - xl: list'));
+    const args = ['--url', 'nats://127.0.0.1:1', 'run', 'two-guests.yaml'];
+    assertOneLine(place, await place.culvert(args), /two-guests\.yaml: "kill: guest1" cannot be done at nats:/);
+  });
+
   test('that is not there', async () => {
     assertOneLine(place, await place.culvert(['run', 'nowhere.yaml']), /nowhere\.yaml: no such file/);
+  });
+});
+
+describe('a file that is none', () => {
+  const COMMANDS: readonly (readonly string[])[] = [
+    ['run'],
+    ['run', '--simulated'],
+    ['sim'],
+    ['replay'],
+    ['replay-xenstore'],
+    ['board'],
+    ['up', '--board'],
+  ];
+  const told = async (args: readonly string[], expected: RegExp): Promise<void> =>
+    assertOneLine(place, await place.culvert(args), expected);
+
+  test.each(COMMANDS)('%j', async (...command) => {
+    writeFileSync(place.path('empty'), '');
+    writeFileSync(place.path('short.gz'), gzipSync('x'.repeat(1000)).subarray(0, 15));
+    for (const name of ['nowhere', '.', 'empty', 'empty/x', 'short.gz'])
+      await told([...command, name], new RegExp(`^culvert: ${name.replace('.', '\\.')}`));
+  });
+
+  test('replay: a trace that is cut short', async () => {
+    writeFileSync(place.path('trace.log.gz'), gzipSync('x'.repeat(1000)).subarray(0, 15));
+    cpSync(place.path('boards/qemu-virt.dtb'), place.path('machine.dtb'));
+    await told(['replay', '.'], /^culvert: trace\.log\.gz: a whole file of gzip was expected/);
+  });
+
+  test('a folder for keys or logs whose name is a file', async () => {
+    for (const args of [
+      ['keys', 'two-guests.yaml/x'],
+      ['keys', 'two-guests.yaml'],
+      ['run', 'two-guests.yaml', '--logs', 'two-guests.yaml/x'],
+      ['--url', 'nats://127.0.0.1:1', '--creds', '.', 'status'],
+    ])
+      await told(args, /^culvert: \S+: (a part of its path is a file, a folder was expected|is a folder, a file was)/);
+  });
+});
+
+describe('a program of the workshop', () => {
+  test.each([
+    ['tools/fuzz.ts', ['--foo'], /^Unknown option '--foo'; usage: [^\n]+\n$/],
+    ['tools/fuzz.ts', ['--minutes', 'x'], /^--minutes x: a number above 0 was expected; usage: [^\n]+\n$/],
+    ['tools/xenstore/differential.ts', ['--operations', 'x'], /^--operations x: a number from 1 was [^\n]+\n$/],
+    ['tools/xenstore/differential.ts', ['--foo'], /^Unknown option '--foo'; usage: [^\n]+\n$/],
+  ])('%s %j', (program, args, expected) => {
+    const { status, stdout, stderr } = spawnSync(process.execPath, [join(ROOT, program), ...args], {
+      encoding: 'utf8',
+    });
+    assert.deepEqual([status, stdout], [2, '']);
+    assert.match(stderr, expected);
   });
 });
 
@@ -146,14 +227,65 @@ describe('a wrong command line', () => {
     [['up', '--port', '99999'], /'99999' is invalid. a port from 1 to 65535/],
     [['run', 'two-guests.yaml', '--port', '-1'], /'-1' is invalid/],
     [['status', '--jsn'], /unknown option '--jsn'/],
+    [['help', 'frobnicate'], /unknown command 'frobnicate'/],
+    [['run', 'two-guests.yaml', '--seed', '3'], /--seed is for a run with --simulated/],
+    [['run', 'two-guests.yaml', '--simulated', '--port', '4000'], /--port and --simulated exclude each other/],
+    [['--url', 'nats://127.0.0.1:1', 'run', 'two-guests.yaml', '--logs', 'x'], /--logs and --url exclude each other/],
+    [['--url', 'nats://127.0.0.1:1', 'up'], /--url is of no use for "up"/],
+    [['--creds', 'x', 'status'], /--creds is for the host that --url names/],
+    [['sim', 'two-guests.yaml', '--seeds', '0'], /'0' is invalid. a number from 1 was expected/],
+    [['sim', 'two-guests.yaml', '--from', '0x10'], /'0x10' is invalid. a whole number/],
+    [['listen', '--count', '0'], /'0' is invalid. a number from 1/],
+    [['keys', ''], /the name of a folder was expected/],
   ])('%j', async (args, expected) => {
     assertOneLine(place, await place.culvert(args), expected, 2);
+  });
+});
+
+describe('an option that names what there is not', () => {
+  test.each([
+    [['listen', '--peer', 'foo'], /--peer foo: nobody on the bus is called so: hardware, .* d1/],
+    [['listen', '--interface', 'foo'], /--interface foo: one of .*hypercall/],
+    [['board', '--without', 'foo', 'boards/qemu-virt.dtb'], /--without foo: a board has no part "foo".*msi or smmu/],
+  ])('%j', async (args, expected) => {
+    assertOneLine(place, await place.culvert(args), expected);
+  });
+
+  test('board takes --without before the file', async () => {
+    const { status, stdout } = await place.culvert(['board', '--without', 'msi,smmu', 'boards/qemu-virt.dtb']);
+    assert.equal(status, 0);
+    assert.match(stdout, /^RAM/);
+  });
+});
+
+describe('a host whose host.json is broken', () => {
+  test.each(['{', '{}', '{"pid": 0}'])('%s', async (text) => {
+    const write = (): void => {
+      mkdirSync(place.path('.culvert/host'), { recursive: true });
+      writeFileSync(place.path('.culvert/host/host.json'), text);
+    };
+    for (const args of [['status'], ['up'], ['xl', 'list']]) {
+      write();
+      const { status, stderr } = await place.culvert(args);
+      assert.equal(status, 1);
+      assert.match(stderr, /^culvert: \.culvert\/host\/host\.json is broken, [^\n]+: clear up with "culvert down"\n$/);
+    }
+    assert.equal((await place.culvert(['down'])).status, 0);
+    assertOneLine(place, await place.culvert(['status']), /no host runs here/);
   });
 });
 
 describe('a host that is not there', () => {
   test.each([[['status']], [['xl', 'list']], [['lspci']], [['down']]])('%j', async (args) => {
     assertOneLine(place, await place.culvert(args), /no host runs here/);
+  });
+
+  test.each([
+    [['help'], 0],
+    [['create', '-n', 'guests/guest1.cfg'], 0],
+    [['pci-attach'], 2],
+  ])('is not needed for xl %j', async (args, status) => {
+    assert.equal((await place.culvert(['xl', ...args])).status, status);
   });
 });
 

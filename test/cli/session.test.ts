@@ -67,7 +67,9 @@ describe('a host', () => {
     [['pci-assignable-add', 'nonsense'], 2, /malformed BDF "nonsense"/],
     [['pci-assignable-add', '0000:00:02.0'], 1, /libxl: error/],
     [['frobnicate'], 1, /command not implemented/],
-    [['create', 'missing.cfg'], 1, /Failed to read config file: missing\.cfg: No such file/],
+    [['create', 'missing.cfg'], 3, /Failed to read config file: missing\.cfg: No such file/],
+    [['create', '.'], 3, /Failed to read config file: \.: Is a directory/],
+    [['create'], 6, /Config file not specified/],
     [['list', '--frob'], 2, /option `frob' not supported/],
     [['destroy', '77'], 1, /libxl: error: Domain 77/],
   ])('gives the status and the words of xl for xl %j', async (args, exit, expected) => {
@@ -82,23 +84,26 @@ describe('a host', () => {
       'a letter that no configuration has',
       'name = "x"\nmemory = 96 %\n',
       /bad\.cfg:2: config parsing error near `%.*': lexical error/,
+      1,
     ],
     [
       'a device that is not assignable',
       'name = "x"\nmemory = 96\npci = [ "0000:77:00.0" ]\n',
       /libxl: error: .*0:77:0\.0 is not assignable/,
+      3,
     ],
     [
       'a device that is none',
       'name = "x"\npci = [ "0000:77:99.0" ]\n',
       /unable to parse PCI_SPEC_STRING `0000:77:99\.0' for passthrough/,
+      6,
     ],
-    ['no name', 'memory = 96\n', /Domain name must be specified/],
-    ['more memory than there is', 'name = "x"\nmemory = 9999999\n', /libxl: error/],
-  ])('builds no domain of a configuration with %s', async (_what, text, expected) => {
+    ['no name', 'memory = 96\n', /Domain name must be specified/, 1],
+    ['more memory than there is', 'name = "x"\nmemory = 9999999\n', /libxl: error/, 5],
+  ])('builds no domain of a configuration with %s', async (_what, text, expected, exit) => {
     writeFileSync(place.path('bad.cfg'), text);
     const outcome = await xl('create', 'bad.cfg');
-    assert.notEqual(outcome.status, 0);
+    assert.equal(outcome.status, exit);
     assert.match(outcome.stderr, expected);
     assert.match((await xl('list')).stdout, /^Name.*\nDomain-0 .*\n$/);
   });
@@ -133,8 +138,10 @@ describe('a host', () => {
     }
   });
 
-  test('goes down, with all that belongs to it', async () => {
+  test('goes down, with all that belongs to it, also when host.json does not say any more what that is', async () => {
     assert.notDeepEqual(place.processes(), []);
+    writeFileSync(place.path('.culvert/host/host.json'), '{');
+    assert.match((await culvert('status')).stderr, /host\.json is broken/);
     const down = await culvert('down');
     assert.deepEqual([down.status, down.stdout, down.stderr], [0, 'the host is down\n', '']);
     assert.deepEqual(place.processes(), []);

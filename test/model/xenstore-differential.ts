@@ -217,10 +217,27 @@ class Run {
   }
 }
 
+/** What the command line asks for; ends the program with a line when that cannot be done. */
+function asked(): { readonly operations: number; readonly seed: number } {
+  try {
+    const { values } = parseArgs({
+      options: { operations: { type: 'string', default: '50000' }, seed: { type: 'string', default: '1' } },
+    });
+    const { operations, seed } = values;
+    if (!/^[1-9]\d*$/.test(operations))
+      throw new RangeError(`--operations ${operations}: a number from 1 was expected`);
+    if (!/^\d+$/.test(seed)) throw new RangeError(`--seed ${seed}: a whole number was expected`);
+    return { operations: Number(operations), seed: Number(seed) };
+  } catch (error) {
+    process.stderr.write(
+      `${(error as Error).message}; usage: npm run xenstore:differential -- [--operations N] [--seed S]\n`,
+    );
+    process.exit(2);
+  }
+}
+
 if (import.meta.main) {
-  const { values } = parseArgs({ options: { operations: { type: 'string' }, seed: { type: 'string' } } });
-  const operations = Number(values.operations ?? 50_000);
-  const seed = Number(values.seed ?? 1);
+  const { operations, seed } = asked();
   const outcome = runDifferential(operations, seed);
   const kinds = Object.entries(outcome.kinds).map(([name, { done, refused }]) => `${name} ${done}+${refused}`);
   process.stdout.write(

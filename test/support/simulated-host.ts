@@ -78,8 +78,9 @@ export class TwoGuests {
   }
 
   xl(line: string): XlResult {
-    const readFile = (name: string): string =>
-      `name = "${name}"\nmemory = 96\nvcpus = 1\npassthrough = "enabled"\nextra = "${this.#extra}"\n`;
+    const readFile = (name: string): { text: string } => ({
+      text: `name = "${name}"\nmemory = 96\nvcpus = 1\npassthrough = "enabled"\nextra = "${this.#extra}"\n`,
+    });
     return this.operate(() => xl(splitWords(line), { readFile }));
   }
 

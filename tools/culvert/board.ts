@@ -2,12 +2,12 @@
  * `culvert board FILE`: what a device tree offers a machine, or why no machine can be made of it. FILE is a device tree
  * blob, or a board file, whose tree is read as it says. Exit status 1 when the board is refused.
  */
-import { readFileSync } from 'node:fs';
 import { readBoard } from '#shared/board/board-file.ts';
 import type { BoardDescription, BoardLack } from '#shared/board/description.ts';
 import { BoardError, type BoardGic, type BoardRegion, type BoardSmmuV2, type BoardTree } from '#shared/board/parts.ts';
 import { readBoardTree } from '#shared/board/tree/read.ts';
 import type { PciRange, RidMap } from '#shared/fdt/pci-bindings.ts';
+import { readBytes } from '#shared/yaml/files.ts';
 import { UsageError } from './session.ts';
 
 export interface BoardOptions {
@@ -24,11 +24,12 @@ export interface BoardReport {
   readonly stderr: string;
 }
 
-/** Throws UsageError, and FileError for a board file that cannot be read. */
+/** Throws UsageError, and FileError for a file that cannot be read. */
 export function board(file: string, options: BoardOptions): BoardReport {
   const lacks = options.without ?? [];
   const unknown = lacks.find((lack) => !LACKS.includes(lack));
-  if (unknown !== undefined) throw new UsageError(`--without ${unknown}: msi or smmu was expected`);
+  if (unknown !== undefined)
+    throw new UsageError(`--without ${unknown}: a board has no part "${unknown}" to lack: msi or smmu was expected`);
   const description = descriptionOf(file);
   const without = [...(description.without ?? []), ...(lacks as BoardLack[])];
   let found: BoardTree;
@@ -45,11 +46,7 @@ export function board(file: string, options: BoardOptions): BoardReport {
 
 function descriptionOf(file: string): Pick<BoardDescription, 'dtb' | 'without'> {
   if (/\.ya?ml$/.test(file)) return readBoard(file);
-  try {
-    return { dtb: new Uint8Array(readFileSync(file)) };
-  } catch (error) {
-    throw new UsageError(`cannot read ${file}: ${(error as Error).message}`);
-  }
+  return { dtb: readBytes(file) };
 }
 
 /** The board as plain data. Addresses are numbers; `handle` of an SMMU or ITS is what the rows of maps name. */

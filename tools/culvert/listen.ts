@@ -2,11 +2,13 @@
  * `culvert listen`: every message on the bus as it passes, decoded from the .proto files at run time, so that it also
  * shows what this version's generated code does not know. Its credential may hear everything and say nothing.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import protobuf from 'protobufjs';
 import { Bus } from '#shared/bus/nats.ts';
-import { parseSubject, SUBJECT_ROOT } from '#shared/bus/subjects.ts';
+import { INTERFACE_OF, parseSubject, SUBJECT_ROOT } from '#shared/bus/subjects.ts';
+import type { Peer } from '#shared/core/core.ts';
+import { readText } from '#shared/yaml/files.ts';
 import { credsFileOf, UsageError } from './session.ts';
 
 export interface ListenOptions {
@@ -24,8 +26,23 @@ export interface ListenOptions {
 const PROTO = resolve(import.meta.dirname, '../../proto/bus.proto');
 const BYTES_SHOWN = 24;
 const CONNECT_WAIT_MS = 3000;
+/** Who speaks on the bus, beside the domains. */
+const PEERS: readonly Peer[] = ['hardware', 'xen', 'xenstored', 'operator', 'vacant', 'keys'];
+const INTERFACES: ReadonlySet<string> = new Set(Object.values(INTERFACE_OF).filter((name) => name !== 'local'));
+
+/** A name for --peer as subjects have it. Throws UsageError for one that nobody can have. */
+function peerOption(name: string): string {
+  if (name === 'dom0') return 'd0';
+  if (/^d\d+$/.test(name) || PEERS.some((peer) => peer === name)) return name;
+  throw new UsageError(
+    `--peer ${name}: nobody on the bus is called so: ${PEERS.join(', ')}, dom0 or d1, d2, ... was expected`,
+  );
+}
 
 export async function listen(options: ListenOptions): Promise<number> {
+  const peer = options.peer === undefined ? undefined : peerOption(options.peer);
+  if (options.interface !== undefined && !INTERFACES.has(options.interface))
+    throw new UsageError(`--interface ${options.interface}: one of ${[...INTERFACES].join(', ')} was expected`);
   const { url, creds: operator } = credsFileOf(options);
   const file = join(dirname(operator), 'observer.creds');
   if (!existsSync(file)) throw new UsageError(`no observer credential at ${file}`);
@@ -34,7 +51,7 @@ export async function listen(options: ListenOptions): Promise<number> {
   const envelope = (await root.load(PROTO)).lookupType('culvert.Envelope');
   const bus = await Bus.connect({
     url,
-    creds: readFileSync(file, 'utf8'),
+    creds: readText(file),
     name: 'observer',
     waitMs: CONNECT_WAIT_MS,
     onStatus: () => undefined,
@@ -50,7 +67,7 @@ export async function listen(options: ListenOptions): Promise<number> {
   bus.subscribe(`${SUBJECT_ROOT}.>`, ({ subject, data }) => {
     const parsed = parseSubject(subject);
     if (parsed === undefined || left <= 0) return;
-    if (options.peer !== undefined && options.peer !== parsed.to && options.peer !== parsed.from) return;
+    if (peer !== undefined && peer !== parsed.to && peer !== parsed.from) return;
     if (options.interface !== undefined && options.interface !== parsed.iface) return;
     const message = envelope.toObject(envelope.decode(data), { longs: Number, enums: String, oneofs: true });
     const kind = String(message['body'] ?? `refused: ${String(message['refused'] ?? '')}`);

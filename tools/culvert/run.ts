@@ -5,7 +5,7 @@ import { readScenario, type Scenario } from '../scenario/schema.ts';
 import { checkedBoard } from '../sim/checked-board.ts';
 import { playSimulated } from '../sim/play.ts';
 import { externalBroker } from './external.ts';
-import { findTarget, playOn } from './session.ts';
+import { findTarget, playOn, UsageError } from './session.ts';
 
 export interface RunOptions {
   readonly simulated?: boolean;
@@ -73,6 +73,12 @@ async function runHere(
 }
 
 async function runOn(scenario: Scenario, options: RunOptions, report: (line: string) => void): Promise<ScenarioResult> {
+  const steps = scenario.steps.flatMap((step) => ('together' in step ? step.together : [step]));
+  const kill = steps.find((step) => 'kill' in step);
+  if (kill !== undefined)
+    throw new UsageError(
+      `${scenario.file}: "kill: ${kill.kill}" cannot be done at ${options.url}, whose processes are not ours: a scenario without it was expected`,
+    );
   const target = findTarget(options);
   const never = new Promise<never>(() => undefined);
   return await playOn(target, scenario, { report, kill: undefined }, () => Promise.resolve([]), never);

@@ -1,10 +1,12 @@
 /** The operator on a running host: one question and its answer, or a whole scenario. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { type LocalPeer, Shell } from '#shared/bus/shell.ts';
 import { body } from '#shared/core/core.ts';
 import type { Op } from '#shared/core/op.ts';
 import { Runtime } from '#shared/core/runtime.ts';
+import { readText } from '#shared/yaml/files.ts';
 import { isAlive } from '../host/nats-server.ts';
 import { Operator, type ScenarioResult, type Surroundings } from '../scenario/runner.ts';
 import type { Scenario } from '../scenario/schema.ts';
@@ -25,20 +27,28 @@ export const STATE_DIR = '.culvert/host';
 /** What the supervisor says when the host ends by itself. */
 export const PROBLEM_FILE = join(STATE_DIR, 'problem');
 
-export interface HostState {
-  readonly url: string;
-  readonly creds: string;
+const hostState = z.object({
+  url: z.string(),
+  creds: z.string(),
   /** Of the supervisor. */
-  readonly pid: number;
-  readonly dir: string;
-  readonly board: string;
-  readonly pids: Record<string, number>;
-}
+  pid: z.number().int().positive(),
+  dir: z.string(),
+  board: z.string(),
+  pids: z.record(z.string(), z.number()),
+});
 
+export type HostState = Readonly<z.output<typeof hostState>>;
+
+const STATE_FILE = join(STATE_DIR, 'host.json');
+
+/** Undefined: no host runs here. Throws UsageError when the file does not say which one. */
 export function readHostState(): HostState | undefined {
-  const file = join(STATE_DIR, 'host.json');
-  if (!existsSync(file)) return undefined;
-  return JSON.parse(readFileSync(file, 'utf8')) as HostState;
+  if (!existsSync(STATE_FILE)) return undefined;
+  try {
+    return hostState.parse(JSON.parse(readText(STATE_FILE)));
+  } catch {
+    throw new UsageError(`${STATE_FILE} is broken, it does not say which host runs here: clear up with "culvert down"`);
+  }
 }
 
 /** Where the host is that --url and --creds name, or the one that `culvert up` started here, and the operator's creds file. */
@@ -63,7 +73,7 @@ export function credsFileOf(options: { url?: string; creds?: string }): { url: s
 
 export function findTarget(options: { url?: string; creds?: string }): Target {
   const { url, creds } = credsFileOf(options);
-  const text = readFileSync(creds, 'utf8');
+  const text = readText(creds);
   if (!text.includes('NATS USER JWT')) throw new UsageError(`${creds} holds no credential of a NATS user`);
   return { url, creds: text };
 }
@@ -90,7 +100,9 @@ export async function asOperator<T>(target: Target, op: (runtime: Runtime) => Op
         }
       },
     });
-    shell = new Shell('operator', runtime, { ...target, waitMs: CONNECT_WAIT_MS, onFatal: reject });
+    // A connection that stays open would keep the process.
+    const fail = (error: Error): void => end(() => reject(error));
+    shell = new Shell('operator', runtime, { ...target, waitMs: CONNECT_WAIT_MS, onFatal: fail });
     shell.start().catch(reject);
   });
 }

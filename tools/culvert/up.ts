@@ -1,6 +1,17 @@
 /** `culvert up`, `down` and `status`: a host that stays until it is taken down. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { body } from '#shared/core/core.ts';
@@ -27,17 +38,16 @@ export interface UpOptions {
 const FIRST_ANSWER_NS = 100e6;
 const UP_LIMIT_MS = 20_000;
 const DOWN_LIMIT_MS = 10_000;
+const MAIN = resolve(import.meta.dirname, 'main.ts');
 const stateFile = join(STATE_DIR, 'host.json');
 
 /**
  * Ends what a supervisor that was killed could not end itself: its services, by the mark in their environment, and its
- * nats-server, by the folder of its configuration. A process that merely names the folder is somebody else's. Finds
- * none where there is no /proc.
+ * nats-server, by the folder of its configuration. A process that merely names the folder is somebody else's.
  */
 async function endStrays(): Promise<void> {
   const folder = resolve(STATE_DIR);
-  const strays = (existsSync('/proc') ? readdirSync('/proc') : []).filter((pid) => {
-    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
+  const strays = processes().filter((pid) => {
     try {
       const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
       const isBroker =
@@ -49,7 +59,33 @@ async function endStrays(): Promise<void> {
       return false; // gone meanwhile, or somebody else's
     }
   });
-  await Promise.all(strays.map((pid) => endProcess(Number(pid))));
+  await Promise.all(strays.map((pid) => endProcess(pid)));
+}
+
+/** Whom host.json names; where it is broken, every supervisor that was started in this folder. */
+function supervisorsHere(): number[] {
+  let state: HostState | undefined;
+  try {
+    state = readHostState();
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    return processes().filter((pid) => {
+      try {
+        const [, program, command] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+        return program === MAIN && command === 'host' && readlinkSync(`/proc/${pid}/cwd`) === realpathSync('.');
+      } catch {
+        return false; // gone meanwhile, or somebody else's
+      }
+    });
+  }
+  if (state === undefined) throw new UsageError('no host runs here');
+  return [state.pid];
+}
+
+/** All but this one; none where there is no /proc. */
+function processes(): number[] {
+  const names = existsSync('/proc') ? readdirSync('/proc') : [];
+  return names.filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid).map(Number);
 }
 
 /** Starts the supervisor in the background and waits until dom0 is ready. */
@@ -72,7 +108,7 @@ export async function up(options: UpOptions): Promise<number> {
     resolve(options.board),
     ...(options.port === undefined ? [] : ['--port', String(options.port)]),
   ];
-  const child = spawn(process.execPath, [resolve(import.meta.dirname, 'main.ts'), ...args], {
+  const child = spawn(process.execPath, [MAIN, ...args], {
     detached: true,
     stdio: ['ignore', log, log],
   });
@@ -167,13 +203,13 @@ export async function host(options: UpOptions): Promise<number> {
 }
 
 export async function down(): Promise<number> {
-  const state = readHostState();
-  if (state === undefined) throw new UsageError('no host runs here');
-  if (isAlive(state.pid)) process.kill(state.pid, 'SIGTERM');
-  const end = Date.now() + DOWN_LIMIT_MS;
-  while (isAlive(state.pid)) {
-    if (Date.now() > end) throw new UsageError(`the host (pid ${state.pid}) does not end`);
-    await delay(20);
+  for (const pid of supervisorsHere()) {
+    if (isAlive(pid)) process.kill(pid, 'SIGTERM');
+    const end = Date.now() + DOWN_LIMIT_MS;
+    while (isAlive(pid)) {
+      if (Date.now() > end) throw new UsageError(`the host (pid ${pid}) does not end`);
+      await delay(20);
+    }
   }
   await endStrays();
   rmSync(STATE_DIR, { recursive: true, force: true });

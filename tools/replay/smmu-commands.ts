@@ -29,9 +29,9 @@ function encode(name: string, operands: readonly TraceLine[]): Uint32Array {
     case 'CMD_CFGI_STE_RANGE':
       return cfgiRange(of('smmuv3_cmdq_cfgi_ste_range'));
     case 'CMD_CFGI_CD':
-      return q.encodeCfgiCd(operand(of('smmuv3_cmdq_cfgi_cd'), 'streamid'), 0, true);
+      return q.encodeCfgiCd(operand(of('smmuv3_cmdq_cfgi_cd'), 'sid'), 0, true);
     case 'CMD_CFGI_CD_ALL':
-      return q.encodeCfgiCdAll(operand(of('smmuv3_cmdq_cfgi_cd'), 'streamid'));
+      return q.encodeCfgiCdAll(operand(of('smmuv3_cmdq_cfgi_cd'), 'sid'));
     case 'CMD_TLBI_NH_ALL':
       return q.encodeTlbiNhAll(operand(of('smmuv3_cmdq_tlbi_nh'), 'vmid'));
     case 'CMD_TLBI_NH_ASID':

@@ -2,9 +2,9 @@
  * A QEMU trace of one boot (the simple text backend): one event a line, `PID@SECONDS.MICROSECONDS:EVENT TEXT`, and the
  * fields in the text, which stand as `name=1`, `name: 0x1` or `name 0x1` by the taste of whoever wrote the event.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
+import { readUnpacked } from '#shared/yaml/files.ts';
 
 export interface TraceLine {
   /** From 1. */
@@ -21,7 +21,7 @@ export interface Wide {
   readonly lo: number;
 }
 
-/** A folder that is no recorded boot. One line. */
+/** What was recorded cannot be replayed. One line. */
 export class TraceError extends Error {
   override name = 'TraceError';
 }
@@ -29,20 +29,25 @@ export class TraceError extends Error {
 const LINE = /^(\d+)@[\d.]+:(\w+) ?(.*)$/;
 const HIGH = 0x1_0000_0000;
 
-/** A file of the folder, packed (`NAME.gz`) or plain; undefined: it is not there. */
-export function fileOf(folder: string, name: string): Uint8Array | undefined {
+/** Where a file of the folder is, packed (`NAME.gz`) or plain; undefined: it is not there. */
+export function pathOf(folder: string, name: string): string | undefined {
   const plain = join(folder, name);
-  const packed = `${plain}.gz`;
-  if (existsSync(packed)) return new Uint8Array(gunzipSync(readFileSync(packed)));
-  return existsSync(plain) ? new Uint8Array(readFileSync(plain)) : undefined;
+  return [`${plain}.gz`, plain].find((path) => existsSync(path));
 }
 
-/** The events of a trace; lines of another form (what a program printed between them) are left out. */
-export function parseTrace(text: string): TraceLine[] {
+/** The bytes of a file of the folder; undefined: it is not there. Throws FileError. */
+export function fileOf(folder: string, name: string): Uint8Array | undefined {
+  const path = pathOf(folder, name);
+  return path === undefined ? undefined : readUnpacked(path);
+}
+
+/** The events of a trace. `other` is told of the lines that are none: what a program printed between them. */
+export function parseTrace(text: string, other: (number: number, line: string) => void = () => {}): TraceLine[] {
   const lines: TraceLine[] = [];
   for (const [i, line] of text.split('\n').entries()) {
     const m = LINE.exec(line);
     if (m !== null) lines.push({ number: i + 1, thread: m[1]!, event: m[2]!, text: m[3]! });
+    else if (line.trim() !== '') other(i + 1, line);
   }
   return lines;
 }

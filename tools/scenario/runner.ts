@@ -6,6 +6,7 @@ import { type Body, body, peerOf } from '#shared/core/core.ts';
 import { call, Indefinite, type Op, Signal, sleep, wait } from '#shared/core/op.ts';
 import type { Runtime, Service } from '#shared/core/runtime.ts';
 import { type XlResult, xl } from '../xl/commands.ts';
+import { configOf } from './check.ts';
 import { changes, differences } from './expect.ts';
 import type { Address, Scenario, ScenarioStep, SimpleStep } from './schema.ts';
 import { type Ask, collectCounts, resourceSnapshot } from './state.ts';
@@ -222,7 +223,7 @@ export class Operator implements Service {
   }
 
   *#xl(line: string): Op<XlResult> {
-    return yield* xl(splitWords(line), { readFile: (name) => this.#scenario.guests[name] });
+    return yield* xl(splitWords(line), { readFile: (name) => configOf(this.#scenario.guests, name) });
   }
 
   *#xlStep(step: Extract<SimpleStep, { xl: string }>): Op<string> {

@@ -1,9 +1,12 @@
 /** Scenario files: a board, guests, steps and what is expected of them (docs/reference/scenario.md). */
-import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
+import { EVT } from '#shared/arch/smmu/v3-queues.ts';
 import { sizeText } from '#shared/board/board-file.ts';
-import { FileError, parseYaml } from '#shared/yaml/document.ts';
+import { parseSbdf } from '#shared/ids/sbdf.ts';
+import { parseYaml } from '#shared/yaml/document.ts';
+import { readText } from '#shared/yaml/files.ts';
+import { checkScenario } from './check.ts';
 
 /**
  * What a result has to look like: a member that is an object is compared member by member; numbers and texts are equal,
@@ -15,11 +18,18 @@ const address = z.union([
   z.number().int().nonnegative(),
   z
     .string()
-    .regex(/^0x[0-9a-f]+$/i, 'a hexadecimal address was expected')
+    .regex(/^0x[0-9a-f]+$/i, 'a number, or an address such as "0x7000000000" was expected')
     .transform(Number),
   z.strictObject({ memoryOf: z.string() }),
   z.strictObject({ xen: z.literal('page tables'), of: z.string() }),
 ]);
+
+/** What Xen calls the records of an SMMU; one without a name has its code. */
+function isEvent(name: string): boolean {
+  return Object.hasOwn(EVT, name) || /^0x[0-9a-f]{1,2}$/.test(name);
+}
+
+const EVENT_EXPECTED = `an event of an SMMU was expected: ${Object.keys(EVT).join(', ')}`;
 
 const xlStep = z.strictObject({
   xl: z.string().min(1),
@@ -37,7 +47,10 @@ const guestStep = z.strictObject({
 });
 
 /** Which of a guest's devices, as the guest calls it; its first one when absent. */
-const bdf = z.string().optional();
+const bdf = z
+  .string()
+  .refine((text) => parseSbdf(text) !== undefined, 'a BDF such as 0000:01:00.0 was expected')
+  .optional();
 
 const dmaCheckStep = z.strictObject({
   dmaCheck: z.strictObject({
@@ -66,7 +79,7 @@ const stoppedStep = z.strictObject({
     bdf,
     operation: z.enum(['read', 'write']),
     address,
-    event: z.string().default('F_TRANSLATION'),
+    event: z.string().refine(isEvent, EVENT_EXPECTED).default('F_TRANSLATION'),
   }),
 });
 
@@ -122,7 +135,7 @@ function oneOf<T>(kinds: Readonly<Record<string, z.ZodType>>): z.ZodType<T> {
 const together = z.strictObject({ together: z.array(oneOf<SimpleStep>(STEPS)).min(1) });
 const step = oneOf<ScenarioStep>({ ...STEPS, together });
 
-export const scenarioSchema = z.strictObject({
+const contents = z.strictObject({
   name: z.string(),
   /** A board file, relative to this one. */
   board: z.string(),
@@ -131,9 +144,17 @@ export const scenarioSchema = z.strictObject({
   steps: z.array(step).min(1, 'a scenario needs at least one step'),
 });
 
+export type ScenarioContents = z.output<typeof contents>;
+
+export const scenarioSchema = contents.superRefine((scenario, context) => {
+  checkScenario(scenario, (path, message) => {
+    context.addIssue({ code: 'custom', path: [...path], message });
+  });
+});
+
 export type Address = z.output<typeof address>;
 
-export interface Scenario extends z.output<typeof scenarioSchema> {
+export interface Scenario extends ScenarioContents {
   readonly file: string;
   /** Resolved. */
   readonly boardFile: string;
@@ -141,13 +162,6 @@ export interface Scenario extends z.output<typeof scenarioSchema> {
 
 /** Reads and checks a scenario. Throws FileError. */
 export function readScenario(file: string): Scenario {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (error as Error).message;
-    throw new FileError(`${file}: ${reason}`);
-  }
-  const scenario = parseYaml(file, text, scenarioSchema);
+  const scenario = parseYaml(file, readText(file), scenarioSchema);
   return { ...scenario, file, boardFile: resolve(dirname(file), scenario.board) };
 }

@@ -2,8 +2,9 @@
  * A board that the machine can be built from, checked as the machine itself does, so that a mistake in it is told in one
  * line before anything is started.
  */
-import { readBoard } from '#shared/board/board-file.ts';
+import { placeIn, readBoard } from '#shared/board/board-file.ts';
 import type { BoardDescription } from '#shared/board/description.ts';
+import { parseSbdf } from '#shared/ids/sbdf.ts';
 import { FileError } from '#shared/yaml/document.ts';
 import { createHardwareCore } from '../../services/hardware/core.ts';
 
@@ -14,7 +15,10 @@ export function checkedBoard(file: string): BoardDescription {
     createHardwareCore(board, { idBase: 0 });
   } catch (error) {
     if (!(error instanceof Error) || error.name !== 'BoardError') throw error;
-    throw new FileError(`${file}: ${error.message}`, { cause: error });
+    const named = /[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]/.exec(error.message)?.[0];
+    const part = /^an ITS /.test(error.message) ? 'its' : /^a GIC /.test(error.message) ? 'gic' : 'dtb';
+    const place = placeIn(file, named === undefined ? undefined : parseSbdf(named), part);
+    throw new FileError(`${place}: ${error.message}`, { cause: error });
   }
   return board;
 }

@@ -15,9 +15,11 @@ export interface XlResult {
   readonly stderr: string;
 }
 
+/** What a file says, or strerror of why it cannot be read. */
+export type ConfigText = { readonly text: string } | { readonly error: string };
+
 export interface XlEnvironment {
-  /** The text of a file, or undefined when there is none. */
-  readFile(path: string): string | undefined;
+  readFile(path: string): ConfigText;
 }
 
 /** Creation and attach wait for a guest; they end within this. */
@@ -37,22 +39,32 @@ interface Command {
   run(args: readonly string[], options: ReadonlyMap<string, string>, env: XlEnvironment): Op<XlResult>;
 }
 
+/** uint32_t */
+const DOMID_MAX = 0xffff_ffff;
+
+/** ERROR_FAIL and ERROR_INVAL: `xl create` ends with libxl's number. */
+const RC_FAIL = 3;
+const RC_INVAL = 6;
 const OK: XlResult = { exit: 0, stdout: '', stderr: '' };
 
 function* ask(request: Body): Op<ToolstackReply> {
   return yield* call('d0', request, 'toolstackReply', { deadlineNs: TOOLSTACK_DEADLINE_NS });
 }
 
-function silent(reply: ToolstackReply, exit = 1): XlResult {
-  return { exit: reply.rc === 0 ? 0 : exit, stdout: '', stderr: printLog(reply.log) };
+function silent(reply: ToolstackReply): XlResult {
+  return { exit: reply.rc === 0 ? 0 : 1, stdout: '', stderr: printLog(reply.log) };
 }
 
 /** A domain argument: a number is taken as it is. */
 function* domidOf(name: string): Op<number | XlResult> {
-  if (/^\d+$/.test(name)) return Number(name);
+  if (/^\d+$/.test(name) && Number(name) <= DOMID_MAX) return Number(name);
   const { domains } = yield* ask(body('listDomainsRequest', {}));
   const found = domains.find((d) => d.name === name);
   return found?.domid ?? { exit: 1, stdout: '', stderr: `${name} is an invalid domain identifier (rc=-6)\n` };
+}
+
+function fails(exit: number, stderr: string): XlResult {
+  return { exit, stdout: '', stderr };
 }
 
 /** Runs `then` with the domain's number, or ends with xl's complaint about the name. */
@@ -83,43 +95,43 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     usage: '<ConfigFile> [options] [vars]',
     description: 'Create a domain from config file <filename>.',
     globals: 'vfN',
-    flags: 'hpceFnqdVA',
+    flags: 'hpnqd',
     valued: 'f',
     options: [
       '-h                      Print this help.',
       '-p                      Leave the domain paused after it is created.',
       '-f FILE, --defconfig=FILE\n                        Use the given configuration file.',
       '-n, --dryrun            Dry run - prints the resulting configuration.',
+      '-q, --quiet             Quiet.',
+      '-d                      Enable debug messages.',
     ],
     long: { defconfig: 'f', dryrun: 'n', quiet: 'q' },
     minArgs: 0,
     *run(args, options, env) {
       const file = options.get('f') ?? args.find((a) => !a.includes('='));
-      if (file === undefined) return { exit: 2, stdout: '', stderr: usageOf('create') };
-      const text = env.readFile(file);
-      const preface = options.has('q') ? '' : `Parsing config from ${file}\n`;
-      if (text === undefined) {
-        return { exit: 1, stdout: '', stderr: `Failed to read config file: ${file}: No such file or directory\n` };
-      }
+      if (file === undefined) return fails(RC_INVAL, 'Config file not specified and none in save file\n');
+      const read = env.readFile(file);
+      if ('error' in read) return fails(RC_FAIL, `Failed to read config file: ${file}: ${read.error}\n`);
       const parsed = parseDomainConfig(
         file,
-        text,
+        read.text,
         args.filter((a) => a.includes('=')),
       );
+      const preface = options.has('q') ? '' : `Parsing config from ${file}\n`;
       const stderr = preface + parsed.messages.map((m) => `${m}\n`).join('');
-      if (parsed.config === undefined) return { exit: parsed.exit, stdout: '', stderr };
-      if (options.has('n') || options.has('N')) {
-        return { exit: 0, stdout: `${JSON.stringify(parsed.config, undefined, 4)}\n`, stderr };
-      }
+      if (parsed.config === undefined) return fails(parsed.exit, stderr);
+      const json = `${JSON.stringify(parsed.json, undefined, 4)}\n`;
+      if (options.has('n') || options.has('N')) return { exit: 0, stdout: json, stderr };
       const reply = yield* ask(body('createDomainRequest', { config: parsed.config, paused: options.has('p') }));
-      return { ...silent(reply), stderr: stderr + printLog(reply.log) };
+      const debug = options.has('d') ? json : '';
+      return { exit: Math.abs(reply.rc), stdout: '', stderr: stderr + debug + printLog(reply.log) };
     },
   },
   list: {
     usage: '[options] [Domain]\n',
     description: 'List information about all/some domains.',
     globals: 'v',
-    flags: 'hlvZ',
+    flags: 'hlv',
     long: { long: 'l', verbose: 'v' },
     options: [
       '-l, --long              Output all VM details',
@@ -319,9 +331,15 @@ function helpText(): string {
 
 /** A subcommand by its name or an unambiguous prefix of it. */
 function lookUp(word: string): string | undefined {
-  if (COMMANDS[word] !== undefined) return word;
+  if (Object.hasOwn(COMMANDS, word)) return word;
   const matching = Object.keys(COMMANDS).filter((name) => name.startsWith(word));
   return matching.length === 1 ? matching[0] : undefined;
+}
+
+/** The letter of a long option; ? for one that there is not. */
+function longOption({ long = {} }: Command, name: string): string {
+  if (name === 'help') return 'h';
+  return Object.hasOwn(long, name) ? long[name]! : '?';
 }
 
 /** Runs one xl command line (without the word `xl`). Never throws for what a user typed. */
@@ -348,16 +366,23 @@ export function* xl(argv: readonly string[], env: XlEnvironment): Op<XlResult> {
   if (globals.has('N') && !command.globals.includes('N')) {
     return { exit: 1, stdout: '', stderr: 'command does not implement -N (dryrun) option\n' };
   }
-  const options = new Map<string, string>([...globals].map((letter) => [letter, '']));
+  // -v, -t and -T are about messages of the library, and no option of the subcommand.
+  const options = new Map<string, string>(
+    ['f', 'N'].filter((letter) => globals.has(letter)).map((letter) => [letter, '']),
+  );
   const args: string[] = [];
   for (let at = i + 1; at < argv.length; at++) {
     const arg = argv[at]!;
+    if (arg === '--') {
+      args.push(...argv.slice(at + 1));
+      break;
+    }
     if (!arg.startsWith('-') || arg === '-') {
       args.push(arg);
       continue;
     }
     const long = /^--([^=]+)(?:=(.*))?$/.exec(arg);
-    const letters = long === null ? arg.slice(1) : (command.long?.[long[1]!] ?? (long[1] === 'help' ? 'h' : '?'));
+    const letters = long === null ? arg.slice(1) : longOption(command, long[1]!);
     for (let k = 0; k < letters.length; k++) {
       const letter = letters[k]!;
       if (command.valued?.includes(letter)) {

@@ -1,11 +1,14 @@
 /** From an xl.cfg to what a domain is made of, with xl's warnings and errors (xl_parse.c). */
 import type { DomainConfig, PciSpec } from '#gen/toolstack.ts';
 import { type CfgEntry, CfgSyntaxError, type CfgValue, parseCfg } from './config-file.ts';
+import { domainJson } from './domain-json.ts';
 import { MalformedSpec, parsePciSpec } from './pci-spec.ts';
 
 export interface ParsedConfig {
   /** Absent when creation ends here. */
   readonly config: DomainConfig | undefined;
+  /** What a dry run prints. */
+  readonly json?: object;
   /** What goes to stderr. */
   readonly messages: readonly string[];
   /** xl's exit status when there is no config. */
@@ -13,6 +16,8 @@ export interface ParsedConfig {
 }
 
 const MEMORY_DEFAULT_MIB = 128;
+/** INT_MAX */
+const NUMBER_MAX = 0x7fff_ffff;
 
 /** Parses `text` of `file`, with `overrides` (`key=value` arguments) appended. */
 export function parseDomainConfig(file: string, text: string, overrides: readonly string[]): ParsedConfig {
@@ -36,8 +41,12 @@ export function parseDomainConfig(file: string, text: string, overrides: readonl
   const number = (key: string): number | undefined => {
     const value = single(key);
     if (value === undefined) return undefined;
-    const parsed = /^0[xX][0-9a-fA-F]+$|^\d+$/.test(value) ? Number(value) : Number.NaN;
-    return Number.isNaN(parsed) ? warn(key, 'is not a valid number') : parsed;
+    const parsed = /^0[xX][0-9a-fA-F]+$|^[1-9]\d*$/.test(value)
+      ? Number(value)
+      : /^0[0-7]*$/.test(value)
+        ? Number.parseInt(value, 8)
+        : Number.NaN;
+    return Number.isNaN(parsed) || parsed > NUMBER_MAX ? warn(key, 'is not a valid number') : parsed;
   };
   const list = (key: string): readonly CfgValue[] | undefined => {
     const value = entries.get(key)?.value;
@@ -65,7 +74,7 @@ export function parseDomainConfig(file: string, text: string, overrides: readonl
       pci.push(parsePciSpec(spec, defaults));
     } catch (error) {
       if (!(error instanceof MalformedSpec)) throw error;
-      return end(`unable to parse PCI_SPEC_STRING \`${spec}' for passthrough`, 1);
+      return end(`unable to parse PCI_SPEC_STRING \`${spec}' for passthrough`, 6);
     }
   }
   const config: DomainConfig = {
@@ -81,5 +90,12 @@ export function parseDomainConfig(file: string, text: string, overrides: readonl
     maxEventChannels: number('max_event_channels') ?? 1023,
     maxGrantFrames: number('max_grant_frames') ?? 64,
   };
-  return { config, messages, exit: 0 };
+  const more = {
+    maxmemMib: number('maxmem'),
+    maxvcpus: number('maxvcpus'),
+    ramdisk: single('ramdisk'),
+    onPoweroff: single('on_poweroff'),
+    onReboot: single('on_reboot'),
+  };
+  return { config, json: domainJson(config, more, text), messages, exit: 0 };
 }

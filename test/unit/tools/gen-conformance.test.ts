@@ -23,9 +23,21 @@ describe('the page of conformance', () => {
       suite({ cases: 'e001', asks: 'this' }, { cases: 'e002-e003', asks: 'that', notModelled: 'all ones' }),
       found('[x/e001] it does'),
     );
-    assert.include(page, '1 cases pass, 2 are not modelled.');
+    assert.include(page, '1 cases pass; 2 are not modelled.');
     assert.include(page, `| e001 | this | passes: \`${FILE}\` |`);
     assert.include(page, '| e002-e003 | that | not modelled: all ones |');
+  });
+
+  test('says what passing means, and which cases one test goes through by table', () => {
+    const page = conformancePage(
+      suite({ cases: 'i001-i003', asks: 'all' }, { cases: 'i004-i005', asks: 'some' }, { cases: 'i006', asks: 'one' }),
+      found('[x/i001-i003,i005] it does', '[x/i004] it does', '[x/i006] it does'),
+    );
+    assert.include(page, 'a test which carries its name exists and that CI');
+    assert.include(page, '6 cases pass, 4 of them by table; 0 are not modelled.');
+    assert.include(page, `| i001-i003 | all | passes: \`${FILE}\` (one test by table) |`);
+    assert.include(page, `| i004-i005 | some | passes: \`${FILE}\` (one test by table, but for i004) |`);
+    assert.include(page, `| i006 | one | passes: \`${FILE}\` |`);
   });
 
   test('has a problem with a case in neither place, in both, twice, and with one that nobody listed', () => {

@@ -11,6 +11,7 @@ import { readBoard } from '#shared/board/board-file.ts';
 import { readBoardTree } from '#shared/board/tree/read.ts';
 import { replay as culvertReplay } from '../../../../tools/culvert/replay.ts';
 import { type Replayed, replay } from '../../../../tools/replay/replay.ts';
+import { commandOf } from '../../../../tools/replay/smmu-commands.ts';
 import { field, parseTrace, wideField } from '../../../../tools/replay/trace.ts';
 
 const { dtb } = readBoard('examples/boards/qemu-virt.yaml');
@@ -107,9 +108,15 @@ describe('lines', () => {
     assert.equal(r.differ, 0);
   });
 
-  test('an event whose fields are not there is told of and is not the end', () => {
+  test('an event whose fields are not there is told of with its line and is not the end', () => {
     const r = play('smmuv3_write_mmio in another form', ON, miss(8), 'smmuv3_config_cache_hit x');
-    assert.deepEqual(r.left, { 'smmuv3_write_mmio in a form that is not known here': 1 });
+    assert.deepEqual(r.unreadable, [
+      {
+        line: 1,
+        text: 'smmuv3_write_mmio in another form',
+        expected: 'smmuv3_write_mmio ... addr=NUMBER val=NUMBER size=NUMBER',
+      },
+    ]);
   });
 });
 
@@ -205,6 +212,11 @@ describe('commands', () => {
       const r = play(mapped, between, moved);
       assert.deepEqual([counted(r)['DMA translations: translated'], counted(r)['table walks']], ['2/1', '2/1']);
     }
+  });
+
+  test('CMD_CFGI_CD is for the stream that QEMU calls sid', () => {
+    const { words } = commandOf('SMMU_CMD_CFGI_CD', parseTrace('1@2.3:smmuv3_cmdq_cfgi_cd sid=0x208'));
+    assert.equal(words[1], 0x208);
   });
 
   test('a range that QEMU splits in powers of two is one command', () => {
@@ -333,6 +345,46 @@ describe('culvert replay', () => {
     assert.equal(other.exit, 1);
     assert.match(other.stdout, /traced read 0x\w+, write 0x\w+; ours read 0x\w+.*\n1 answers differ\n$/);
     assert.equal(JSON.parse(culvertReplay(folder, { json: true }).stdout).differ, 1);
+  });
+
+  test('exits with 1 and the lines when one of an event that is played cannot be read', () => {
+    record(ON, miss(8, true), walk(PAGE + READ_WRITE), success(PAGE, 3), 'smmuv3_get_ste STE at 0x8', 'smmu_new x');
+    const form = culvertReplay(folder, {});
+    assert.equal(form.exit, 1);
+    assert.match(
+      form.stdout,
+      /trace\.log\.gz:18: "smmuv3_get_ste STE at 0x8" is .* "smmuv3_get_ste \.\.\. addr=NUMBER" was/,
+    );
+    assert.match(form.stdout, /not replayed: smmu_new 1\n/);
+    record(
+      success(PAGE, 3),
+      `some_event\nsmmuv3_read_mmio addr: 0x0 val:0x0 size: 0x4(0)\nqemu-system-aarch64: warning`,
+    );
+    const bare = culvertReplay(folder, {});
+    assert.equal(bare.exit, 1);
+    assert.match(bare.stdout, /trace\.log\.gz:3: .* "PID@SECONDS\.MICROSECONDS:smmuv3_read_mmio \.\.\." was expected/);
+    assert.match(bare.stdout, /lines that are no event 1\n/);
+  });
+
+  test.each([
+    ['is empty', ''],
+    ['is something else', 'a b c\n'],
+    ['has no answer', `7@1.000001:${write(0x20, 0)}\n`],
+  ])('a trace that %s is an error with one line', (_what, text) => {
+    writeFileSync(join(folder, 'machine.dtb'), dtb);
+    writeFileSync(join(folder, 'trace.log.gz'), gzipSync(text));
+    assert.throws(
+      () => culvertReplay(folder, {}),
+      /^\S+trace\.log\.gz:1: nothing was compared: a line [^\n]+ was expected$/,
+    );
+    writeFileSync(join(folder, 'trace.log.gz'), gzipSync(text.padEnd(2000, 'x')).subarray(0, 20));
+    assert.throws(() => culvertReplay(folder, {}), /trace\.log\.gz: a whole file of gzip was expected/);
+  });
+
+  test('a device tree that is none is an error with its file', () => {
+    record(success(PAGE, 3));
+    writeFileSync(join(folder, 'machine.dtb'), '');
+    assert.throws(() => culvertReplay(folder, {}), /machine\.dtb: device tree is truncated/);
   });
 
   test('a folder that is no recorded boot is an error with one line', () => {

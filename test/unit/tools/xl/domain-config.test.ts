@@ -55,12 +55,23 @@ describe('what a domain is made of', () => {
   test('a bad pci entry ends it', () => {
     const { config, messages, exit } = parseDomainConfig('f', 'name = "a"\npci = [ "zz" ]', []);
     assert.isUndefined(config);
-    assert.equal(exit, 1);
+    assert.equal(exit, 6);
     assert.deepEqual(messages, ["unable to parse PCI_SPEC_STRING `zz' for passthrough"]);
   });
 
   test('a name is needed', () => {
     assert.deepEqual(parseDomainConfig('f', 'memory = 5', []).messages, ['Domain name must be specified.']);
+  });
+
+  test('a number that fits no int is none', () => {
+    const { config, messages } = parseDomainConfig('f', 'name = "a"\nmemory = 99999999999\nvcpus = 2147483647', []);
+    assert.deepEqual(messages, ["f:2: warning: parameter `memory' is not a valid number"]);
+    assert.equal(config?.memoryMib, 128);
+  });
+
+  test('a number with a leading zero is octal', () => {
+    assert.equal(parseDomainConfig('f', 'name = "a"\nmemory = 0100', []).config?.memoryMib, 64);
+    assert.match(parseDomainConfig('f', 'name = "a"\nmemory = 09', []).messages[0]!, /`memory' is not a valid number/);
   });
 
   test('arguments of the command line win over the file', () => {
