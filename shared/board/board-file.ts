@@ -212,7 +212,7 @@ export function readBoard(path: string): BoardDescription {
 }
 
 /** Where a board file speaks of a function, or of `part`: what a machine made of it complains about. Throws FileError. */
-export function placeIn(path: string, sbdf: number | undefined, part: 'gic' | 'its' | 'dtb'): string {
+export function placeIn(path: string, sbdf: number | undefined, part: 'gic' | 'its' | 'smmu' | 'dtb'): string {
   const { data, at }: Checked<BoardFile> = checkYaml(path, readText(path), boardSchema);
   const i = data.functions.findIndex((entry) => parseSbdf(entry.at) === sbdf);
   return i < 0 ? at(part) : at('functions', i, 'at');
