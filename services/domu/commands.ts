@@ -12,6 +12,7 @@ import { PCI, PCI_CFG_SPACE_BYTES, PCI_CFG_SPACE_EXP_BYTES } from '#shared/arch/
 import { AssertionError } from '#shared/core/assert.ts';
 import { LIMITS } from '#shared/core/limits.ts';
 import { Indefinite, type Op, TimedOut } from '#shared/core/op.ts';
+import { type Address64, addressJson, addressPlus } from '#shared/ids/address64.ts';
 import { formatSbdf, parseSbdf } from '#shared/ids/sbdf.ts';
 import { le32 } from '#shared/kernel/cpu-bus.ts';
 import { HypercallFailed } from '#shared/kernel/hypercalls.ts';
@@ -221,7 +222,7 @@ function* setpci(kernel: Kernel, args: Args): Op<unknown> {
 /** {bdf?, op, address, bytes, seed?}: one DMA to any bus address. */
 function* dmaAccess(kernel: Kernel, args: Args): Op<unknown> {
   const probe = findProbe(kernel, args);
-  const address = whole(args, 'address', undefined);
+  const address = addressIn(args);
   const bytes = whole(args, 'bytes', 4);
   if (bytes < 4 || bytes % 4 !== 0) throw new CommandError('"bytes" is a multiple of 4');
   const { op } = args;
@@ -232,7 +233,7 @@ function* dmaAccess(kernel: Kernel, args: Args): Op<unknown> {
       : yield* probe.write(address, bytes, whole(args, 'seed', 1) >>> 0);
   return {
     aborted: done.aborted,
-    errorAddress: done.errorAddress,
+    errorAddress: addressJson(done.errorAddress),
     status: done.status,
     ...(op === 'read' ? { checksum: done.checksum } : {}),
   };
@@ -306,7 +307,7 @@ function hasVectors(driver: BoundDriver | undefined): driver is DmaProbe | NicDe
   return driver instanceof DmaProbe || driver instanceof NicDevice || driver instanceof NvmeDevice;
 }
 
-function succeed<T extends { aborted: boolean; errorAddress: number }>(what: string, outcome: T): T {
+function succeed<T extends { aborted: boolean; errorAddress: Address64 }>(what: string, outcome: T): T {
   if (outcome.aborted) {
     throw new CommandError(`the device's ${what} was aborted at 0x${outcome.errorAddress.toString(16)}`);
   }
@@ -350,6 +351,14 @@ function parseArgs(text: string): Args {
 }
 
 /** A whole number from 0 to 2^53; `absent` when it is not given (undefined: it has to be). */
+/** The "address" of a command: a number, or hexadecimal text for one of up to 64 bits. */
+function addressIn(args: Args): Address64 {
+  const { address } = args;
+  if (typeof address === 'string' && /^0x[0-9a-f]{1,16}$/i.test(address)) return addressPlus(BigInt(address), 0);
+  if (typeof address === 'number') return whole(args, 'address', undefined);
+  throw new CommandError('"address" is a whole number, or text such as "0xffff800012345678"');
+}
+
 function whole(args: Args, name: string, absent: number | undefined): number {
   const value = args[name] ?? absent;
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) {

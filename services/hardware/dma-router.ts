@@ -23,6 +23,7 @@ export class DmaRouter implements DmaTranslator {
     this.#untranslated = {
       dmaRead: (requester, iova, into) => bus.readBytes(iova, into, 0, into.length, requester),
       dmaWrite: (requester, iova, from) => bus.writeBytes(iova, from, 0, from.length, requester),
+      dmaWide: () => 0,
     };
   }
 
@@ -32,6 +33,10 @@ export class DmaRouter implements DmaTranslator {
 
   dmaWrite(requester: Requester, iova: number, from: Uint8Array): number {
     return this.#of(requester).dmaWrite(requester, iova, from);
+  }
+
+  dmaWide(requester: Requester, iova: bigint, data: Uint8Array, write: boolean): number {
+    return this.#of(requester).dmaWide(requester, iova, data, write);
   }
 
   #of(requester: Requester): DmaTranslator {

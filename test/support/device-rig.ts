@@ -29,12 +29,14 @@ export class DeviceRig implements DeviceHost {
   constructor(memoryBytes = 4 << 20) {
     this.memory = new Uint8Array(memoryBytes);
     this.dma = {
-      read: (iova, into) => {
+      read: (at, into) => {
+        const iova = Number(at);
         const done = this.#reach(iova, into.length);
         into.set(this.memory.subarray(iova, iova + done));
         return done;
       },
-      write: (iova, from) => {
+      write: (at, from) => {
+        const iova = Number(at);
         const done = this.#reach(iova, from.length);
         if (done > 0) this.memory.set(from.subarray(0, done), iova);
         return done;

@@ -41,7 +41,7 @@ import { PcieFabric } from '../../services/hardware/pcie/fabric.ts';
 import type { PciFunction } from '../../services/hardware/pcie/pci-function.ts';
 
 const DTB = new URL('../../examples/boards/qemu-virt.dtb', import.meta.url);
-const ABORTING = { dmaRead: () => 0, dmaWrite: () => 0 };
+const ABORTING = { dmaRead: () => 0, dmaWrite: () => 0, dmaWide: () => 0 };
 const NEVER = { after: () => {} };
 
 export interface Replay {

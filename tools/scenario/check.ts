@@ -56,7 +56,7 @@ class Checker {
     else if ('stopped' in step) {
       const { guest, address } = step.stopped;
       this.#guest(guest, [...path, 'stopped', 'guest']);
-      if (typeof address === 'number') return;
+      if (typeof address !== 'object') return;
       const [key, name] = 'memoryOf' in address ? ['memoryOf', address.memoryOf] : ['of', address.of];
       this.#guest(name, [...path, 'stopped', 'address', key]);
     } else if ('restored' in step) this.#restored(step.restored, [...path, 'restored']);

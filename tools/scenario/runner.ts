@@ -2,9 +2,11 @@
  * Plays a scenario as the operator: one text for the simulated world and for the real processes. It only sends
  * messages, so it cannot tell which of the two it plays on.
  */
+
 import { type Body, body, peerOf } from '#shared/core/core.ts';
 import { call, Indefinite, type Op, Signal, sleep, wait } from '#shared/core/op.ts';
 import type { Runtime, Service } from '#shared/core/runtime.ts';
+import { type Address64, addressJson } from '#shared/ids/address64.ts';
 import { type XlResult, xl } from '../xl/commands.ts';
 import { configOf } from './check.ts';
 import { changes, differences } from './expect.ts';
@@ -270,8 +272,8 @@ export class Operator implements Service {
     return `${guest} took ${result['delivered']} MSI-X interrupts over ${perVector.length} vectors (${perVector.join(', ')})`;
   }
 
-  *#addressOf(address: Address): Op<number> {
-    if (typeof address === 'number') return address;
+  *#addressOf(address: Address): Op<Address64> {
+    if (typeof address !== 'object') return address;
     const guest = 'memoryOf' in address ? address.memoryOf : address.of;
     const domid = yield* this.#domidOf(guest);
     const domains = (yield* this.#ask('xen', 'domains')) as { domid: number; ramPa: number; p2mRootPa: number }[];
@@ -287,7 +289,7 @@ export class Operator implements Service {
     const result = yield* this.#guest(step.guest, 'dma-access', {
       ...deviceOf(step),
       op: step.operation,
-      address,
+      address: addressJson(address),
       bytes: 4,
     });
     const hex = `0x${address.toString(16)}`;
@@ -296,7 +298,8 @@ export class Operator implements Service {
     for (;;) {
       const events = ((yield* this.#ask('xen', 'smmu.events')) as SmmuEvent[]).filter((e) => e.sequence > seen);
       const found = events.find(
-        (e) => e.type === step.event && e.address === address && e.isWrite === (step.operation === 'write'),
+        (e) =>
+          e.type === step.event && e.address === addressJson(address) && e.isWrite === (step.operation === 'write'),
       );
       if (found !== undefined) {
         const stream = `stream 0x${found.streamId.toString(16)}`;
@@ -366,7 +369,7 @@ interface SmmuEvent {
   readonly sequence: number;
   readonly type: string;
   readonly streamId: number;
-  readonly address: number;
+  readonly address: number | string;
   readonly isWrite: boolean;
 }
 

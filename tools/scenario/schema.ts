@@ -1,8 +1,10 @@
 /** Scenario files: a board, guests, steps and what is expected of them (docs/reference/scenario.md). */
+
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { EVT } from '#shared/arch/smmu/v3-queues.ts';
 import { sizeText } from '#shared/board/board-file.ts';
+import { addressPlus } from '#shared/ids/address64.ts';
 import { parseSbdf } from '#shared/ids/sbdf.ts';
 import { parseYaml } from '#shared/yaml/document.ts';
 import { readText } from '#shared/yaml/files.ts';
@@ -18,8 +20,8 @@ const address = z.union([
   z.number().int().nonnegative(),
   z
     .string()
-    .regex(/^0x[0-9a-f]+$/i, 'a number, or an address such as "0x7000000000" was expected')
-    .transform(Number),
+    .regex(/^0x[0-9a-f]{1,16}$/i, 'a number, or an address such as "0x7000000000" was expected')
+    .transform((text) => addressPlus(BigInt(text), 0)),
   z.strictObject({ memoryOf: z.string() }),
   z.strictObject({ xen: z.literal('page tables'), of: z.string() }),
 ]);

@@ -5,8 +5,10 @@
  * is one vector: an interrupt clears every bit of INTERRUPTS that it finds.
  * Not modelled: the completion interrupt of a command.
  */
+
 import { DMA_PROBE, DMA_PROBE_BYTES, DMA_PROBE_MAGIC, DMA_PROBE_OP, DMA_PROBE_STATUS } from '#shared/arch/dma-probe.ts';
 import { Lock, type Op, sleep, TimedOut, withLock } from '#shared/core/op.ts';
+import { type Address64, address64, highOf, lowOf } from '#shared/ids/address64.ts';
 import { formatSbdf, type Sbdf } from '#shared/ids/sbdf.ts';
 import { BusAbort, type CpuBus, readOp, word, write32Op } from '#shared/kernel/cpu-bus.ts';
 import type { BarInfo } from '#shared/kernel/pci-core.ts';
@@ -40,7 +42,7 @@ export interface DmaOutcome {
   readonly status: number;
   readonly aborted: boolean;
   /** The access that was aborted last, a bus address; -1 when none was. */
-  readonly errorAddress: number;
+  readonly errorAddress: Address64;
   /** CHECKSUM, of a READ. */
   readonly checksum: number;
 }
@@ -122,16 +124,16 @@ export class DmaProbe implements BoundDriver {
   }
 
   /** The device writes `bytes` of the pattern of `seed` at the bus address `destination`. */
-  write(destination: number, bytes: number, seed: number): Op<DmaOutcome> {
+  write(destination: Address64, bytes: number, seed: number): Op<DmaOutcome> {
     return this.#command(DMA_PROBE_OP.WRITE, 0, destination, bytes, seed);
   }
 
   /** The device reads `bytes` at `source` and sums them up. */
-  read(source: number, bytes: number): Op<DmaOutcome> {
+  read(source: Address64, bytes: number): Op<DmaOutcome> {
     return this.#command(DMA_PROBE_OP.READ, source, 0, bytes, 0);
   }
 
-  copy(source: number, destination: number, bytes: number): Op<DmaOutcome> {
+  copy(source: Address64, destination: Address64, bytes: number): Op<DmaOutcome> {
     return this.#command(DMA_PROBE_OP.COPY, source, destination, bytes, 0);
   }
 
@@ -159,11 +161,11 @@ export class DmaProbe implements BoundDriver {
     }
   }
 
-  #command(op: number, source: number, destination: number, bytes: number, seed: number): Op<DmaOutcome> {
+  #command(op: number, source: Address64, destination: Address64, bytes: number, seed: number): Op<DmaOutcome> {
     return withLock(this.#lock, () => this.#run(op, source, destination, bytes, seed));
   }
 
-  *#run(op: number, source: number, destination: number, bytes: number, seed: number): Op<DmaOutcome> {
+  *#run(op: number, source: Address64, destination: Address64, bytes: number, seed: number): Op<DmaOutcome> {
     const base = this.#base;
     yield* this.#kit.cpu.batch([
       write32Op(base + DMA_PROBE.STATUS, DMA_PROBE_STATUS.DONE | DMA_PROBE_STATUS.ERROR),
@@ -181,7 +183,7 @@ export class DmaProbe implements BoundDriver {
       if (this.#gone || status === ABSENT) throw new DriverError(`${formatSbdf(this.sbdf)} is gone`);
       if ((status & DMA_PROBE_STATUS.BUSY) === 0) {
         const aborted = (status & DMA_PROBE_STATUS.ERROR) !== 0;
-        return { status, aborted, errorAddress: aborted ? errorHi * 0x1_0000_0000 + errorLo : -1, checksum };
+        return { status, aborted, errorAddress: aborted ? address64(errorHi, errorLo) : -1, checksum };
       }
       if (waitedNs >= COMMAND_NS) throw new TimedOut(`${formatSbdf(this.sbdf)} stays busy`);
       yield* sleep(pauseNs);
@@ -227,6 +229,6 @@ function* readsMagic(cpu: CpuBus, base: number): Op<boolean> {
   }
 }
 
-function pairOps(ipa: number, value: number) {
-  return [write32Op(ipa, value >>> 0), write32Op(ipa + 4, Math.floor(value / 0x1_0000_0000))];
+function pairOps(ipa: number, value: Address64) {
+  return [write32Op(ipa, lowOf(value)), write32Op(ipa + 4, highOf(value))];
 }

@@ -2,6 +2,7 @@
  * What passes between the parts of the machine: CPU accesses to register blocks, DMA of devices, and who asks.
  * Plain calls, no messages. Addresses are numbers; an access of a CPU has no requester.
  */
+import type { Address64 } from '#shared/ids/address64.ts';
 
 /** Who a device-side access comes from: carried beside the address to the SMMU and the ITS. */
 export interface Requester {
@@ -28,14 +29,16 @@ export interface MmioTarget {
 /** A device's way to memory. The result is the number of bytes done; less than asked = aborted at that byte. */
 export interface DmaPort {
   /** Reads `into.length` bytes at bus address `iova`. */
-  read(iova: number, into: Uint8Array): number;
-  write(iova: number, from: Uint8Array): number;
+  read(iova: Address64, into: Uint8Array): number;
+  write(iova: Address64, from: Uint8Array): number;
 }
 
 /** What the SMMU offers the root complex: device DMA by requester. Returns bytes done; fewer = aborted there. */
 export interface DmaTranslator {
   dmaRead(requester: Requester, iova: number, into: Uint8Array): number;
   dmaWrite(requester: Requester, iova: number, from: Uint8Array): number;
+  /** The same at an address of 2^53 or more, which is read into or written from `data`. Not for the hot path. */
+  dmaWide(requester: Requester, iova: bigint, data: Uint8Array, write: boolean): number;
 }
 
 /** Runs `run` once, `ns` nanoseconds from now. There is no cancelling: what has become stale checks for itself. */

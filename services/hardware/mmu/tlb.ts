@@ -34,6 +34,7 @@ export const GLOBAL = -2;
 
 /** What `tlbLookup` answers when nothing is cached; faults are `~dfsc`, nearer to zero. */
 export const TLB_MISS = -0x1_0000;
+const INPUT_LIMIT = 2 ** 48;
 // For the hot paths: what is exported or imported is no constant to the compiler but a variable of unknown type.
 const MISS = TLB_MISS;
 const PERMISSION = DFSC.PERMISSION;
@@ -112,7 +113,9 @@ export class Tlb implements Saved {
    * permission `want` (WANT_READ, WANT_WRITE), or -Infinity when nothing is cached.
    */
   lookup(vmid: number, ipa: number, want: number): number {
-    const high = tlbLookup(this, this.tag(vmid), Math.floor(ipa / HIGH) | 0, ipa | 0, want);
+    // Bits [63:48] are not in the key of an entry, and no entry is for an address that has one of them.
+    const high =
+      ipa >= INPUT_LIMIT ? TLB_MISS : tlbLookup(this, this.tag(vmid), Math.floor(ipa / HIGH) | 0, ipa | 0, want);
     if (high >= 0) {
       this.runBytes = this.mask + 1 - (ipa & this.mask);
       return high * HIGH + (this.paLow >>> 0);

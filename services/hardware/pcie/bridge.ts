@@ -112,12 +112,14 @@ export class Bridge extends PciFunction implements UpstreamPort {
       return 0;
     }
     if (!acsAdmits(this.config, this.fields.acs, rid, at, this.secondaryBus, this.subordinateBus)) {
-      this.errors.detected(PCI_AER_UNCOR.ACS_VIOLATION, rid, at, address, data.length, write);
+      this.errors.detected(PCI_AER_UNCOR.ACS_VIOLATION, rid, at, route.wide ?? address, data.length, write);
       route.status = COMPLETION.ABORT;
       return 0;
     }
     const { expressType } = this.fields;
     const alias = expressType === PCI_EXP_TYPE.PCIE_TO_PCI ? this.secondaryBus << 8 : expressType < 0 ? this.rid : rid;
+    // Outside of every window.
+    if (route.wide !== undefined) return this.bus.send(this, alias, at, address, data, write);
     const end = address + data.length;
     let done = 0;
     while (done < data.length) {

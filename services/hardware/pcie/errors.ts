@@ -14,6 +14,7 @@ import {
 } from '#shared/arch/pci/capability.ts';
 import { PCI_EXP, PCI_EXP_DEVCTL, PCI_EXP_DEVSTA } from '#shared/arch/pci/express.ts';
 import { PCI, PCI_COMMAND, PCI_STATUS } from '#shared/arch/pci/header.ts';
+import { type Address64, highOf, lowOf } from '#shared/ids/address64.ts';
 import type { ConfigFields } from './config-fields.ts';
 import type { ConfigSpace } from './config-space.ts';
 import { COMPLETION } from './route.ts';
@@ -37,7 +38,7 @@ export class Errors {
    * This function, as completer or as a port on the way, found error `bit` (PCI_AER_UNCOR) in a memory request of
    * `rid` for `sizeBytes` at `address`.
    */
-  detected(bit: number, rid: number, addressType: number, address: number, sizeBytes: number, write: boolean): void {
+  detected(bit: number, rid: number, addressType: number, address: Address64, sizeBytes: number, write: boolean): void {
     const { UNSUPPORTED_REQUEST, COMPLETER_ABORT } = PCI_AER_UNCOR;
     if (bit === COMPLETER_ABORT && !write) this.#config.poke(PCI.STATUS, 2, PCI_STATUS.SIG_TARGET_ABORT, 0xffff);
     if (this.#fields.express < 0) return;
@@ -61,7 +62,7 @@ export class Errors {
   }
 
   /** A read that this function asked for ended with `status` (COMPLETION). */
-  completed(status: number, rid: number, address: number, sizeBytes: number): void {
+  completed(status: number, rid: number, address: Address64, sizeBytes: number): void {
     if (status === COMPLETION.UNSUPPORTED) this.#config.poke(PCI.STATUS, 2, PCI_STATUS.REC_MASTER_ABORT, 0xffff);
     if (status === COMPLETION.ABORT) this.#config.poke(PCI.STATUS, 2, PCI_STATUS.REC_TARGET_ABORT, 0xffff);
     if (status !== COMPLETION.TIMEOUT || this.#fields.express < 0) return;
@@ -130,7 +131,14 @@ export class Errors {
   }
 
   /** Sets the status bit, and the header when it is the first. False when the bit is masked: no message then. */
-  #logUncorrectable(bit: number, rid: number, at: number, address: number, sizeBytes: number, write: boolean): boolean {
+  #logUncorrectable(
+    bit: number,
+    rid: number,
+    at: number,
+    address: Address64,
+    sizeBytes: number,
+    write: boolean,
+  ): boolean {
     const { aer } = this.#fields;
     const c = this.#config;
     const status = c.u32(aer + PCI_AER.UNCOR_STATUS);
@@ -146,11 +154,11 @@ export class Errors {
   }
 
   /** The header of a memory request (PCIe 5.0, "Memory Request Rules"), its first byte on top of the first word. */
-  #logHeader(rid: number, at: number, address: number, sizeBytes: number, write: boolean): void {
+  #logHeader(rid: number, at: number, address: Address64, sizeBytes: number, write: boolean): void {
     const log = this.#fields.aer + PCI_AER.HEADER_LOG;
     const c = this.#config;
-    const high = Math.floor(address / 2 ** 32);
-    const low = address >>> 0;
+    const high = highOf(address);
+    const low = lowOf(address);
     const head = low & 3;
     const words = Math.min(1024, Math.max(1, (head + sizeBytes + 3) >>> 2));
     const tail = ((head + sizeBytes - 1) & 3) + 1;

@@ -103,10 +103,14 @@ export class HostBridge implements UpstreamPort, Saved {
     const requester = this.requester(rid);
     const covered = requester.streamId >= 0 || this.board.iommuMap.rows.length === 0;
     let done = 0;
-    if (covered && at === ADDRESS_TYPE.UNTRANSLATED)
-      done = write
-        ? this.#translator.dmaWrite(requester, address, data)
-        : this.#translator.dmaRead(requester, address, data);
+    const { wide } = this.#route;
+    // What it reaches may send requests of its own.
+    this.#route.wide = undefined;
+    if (covered && at === ADDRESS_TYPE.UNTRANSLATED) {
+      if (wide !== undefined) done = this.#translator.dmaWide(requester, wide, data, write);
+      else if (write) done = this.#translator.dmaWrite(requester, address, data);
+      else done = this.#translator.dmaRead(requester, address, data);
+    }
     if (write) this.#counts.dmaWrites++;
     else this.#counts.dmaReads++;
     this.#counts.dmaBytes += done;

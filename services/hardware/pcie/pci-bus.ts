@@ -114,8 +114,9 @@ export class PciBus implements Saved {
   send(from: PciFunction, rid: number, addressType: number, address: number, data: Uint8Array, write: boolean): number {
     if (this.kind === 'root' && this.#ports.has(from))
       return this.above.request(from, rid, addressType, address, data, write);
+    if (this.route.wide !== undefined) return this.above.request(from, rid, addressType, address, data, write);
     const end = address + data.length;
-    // A number cannot tell such addresses apart to the byte, and nothing answers there.
+    // It would end where a number cannot tell addresses apart to the byte. Nothing answers there.
     if (end > Number.MAX_SAFE_INTEGER) {
       this.route.status = COMPLETION.UNSUPPORTED;
       return 0;

@@ -10,6 +10,7 @@ import { PCI_EXP, PCI_EXP_DEVSTA } from '#shared/arch/pci/express.ts';
 import { PCI, PCI_COMMAND, PCI_HEADER_TYPE, PCI_STATUS, PCI_VENDOR_NOT_READY } from '#shared/arch/pci/header.ts';
 import { PCI_MSIX } from '#shared/arch/pci/msix.ts';
 import type { BoardFunction } from '#shared/board/description.ts';
+import { type Address64, addressPlus } from '#shared/ids/address64.ts';
 import { devfnOf, formatSbdf } from '#shared/ids/sbdf.ts';
 import { allOnes, type DmaPort } from '../bus/transaction.ts';
 import type { Saved } from '../state/saved.ts';
@@ -204,8 +205,8 @@ export class PciFunction implements DeviceHost, RogueHost, Claimant, Saved {
     this.config.poke(at, 2, PCI_EXP_DEVSTA.TRANSACTIONS_PENDING, pending ? 0xffff : 0);
   }
 
-  rogueRequest(rid: number, addressType: number, address: number, data: Uint8Array, write: boolean): number {
-    return this.bus.send(this, rid, addressType, address, data, write);
+  rogueRequest(rid: number, addressType: number, address: Address64, data: Uint8Array, write: boolean): number {
+    return this.#send(rid, addressType, address, data, write);
   }
 
   rogueConfig(offset: number, sizeBytes: number, value: number): void {
@@ -334,11 +335,20 @@ export class PciFunction implements DeviceHost, RogueHost, Claimant, Saved {
     this.bus.setPin(this.devfn, pin, line);
   }
 
-  #request(iova: number, data: Uint8Array, write: boolean): number {
+  #request(iova: Address64, data: Uint8Array, write: boolean): number {
     if (!this.isMaster) return 0;
-    const done = this.bus.send(this, this.rid, ADDRESS_TYPE.UNTRANSLATED, iova, data, write);
+    const done = this.#send(this.rid, ADDRESS_TYPE.UNTRANSLATED, iova, data, write);
     if (done < data.length && !write)
-      this.errors.completed(this.bus.route.status, this.rid, iova + done, data.length - done);
+      this.errors.completed(this.bus.route.status, this.rid, addressPlus(iova, done), data.length - done);
+    return done;
+  }
+
+  #send(rid: number, addressType: number, address: Address64, data: Uint8Array, write: boolean): number {
+    const { bus } = this;
+    if (typeof address === 'number') return bus.send(this, rid, addressType, address, data, write);
+    bus.route.wide = address;
+    const done = bus.send(this, rid, addressType, Number(address), data, write);
+    bus.route.wide = undefined;
     return done;
   }
 

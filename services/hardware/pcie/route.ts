@@ -22,6 +22,11 @@ export class Route {
   rid = 0;
   addressType = 0;
   address = 0;
+  /**
+   * The address of the request that is under way, when it is 2^53 or more: as a number it is then only near. Nothing of
+   * the fabric answers there, so it goes up, and the host bridge takes it from here.
+   */
+  wide: bigint | undefined;
   /** Rises when a configuration request may reach another function than before. */
   topology = 0;
   /** Pieces of requests that were turned around below the host bridge. */

@@ -30,6 +30,7 @@ import {
   SYNC_CS,
 } from '#shared/arch/smmu/v3-queues.ts';
 import { Lock, type Op, sleep, withLock } from '#shared/core/op.ts';
+import { addressJson } from '#shared/ids/address64.ts';
 import { asWord, get } from '#shared/regs/field.ts';
 import { bytesOf, load, wordsOf } from '#shared/regs/struct.ts';
 import type { Counts } from '../counts.ts';
@@ -126,7 +127,7 @@ export class CommandQueue {
 }
 
 /** One record as `inspect` shows it. */
-export interface EventRecord extends SmmuEvent, SmmuRecord {}
+export interface EventRecord extends Omit<SmmuEvent, 'inputAddress'>, SmmuRecord {}
 
 export interface EventQueueParts extends QueueParts {
   readonly nextSequence: () => number;
@@ -171,7 +172,9 @@ export class EventQueue {
       for (const words of yield* this.#read(queueUsed(prod, this.#cons, this.#log2size))) {
         for (let at = 0; at < words.length; at += EVENT_WORDS) {
           const event = decodeEvent(words, at);
-          const record = { type: eventName(event.code), sequence: this.#p.nextSequence(), ...event };
+          const type = eventName(event.code);
+          const inputAddress = addressJson(event.inputAddress);
+          const record = { type, sequence: this.#p.nextSequence(), ...event, inputAddress };
           counts.add('smmuEvents', record.type);
           this.#records.push(record);
           each(record);

@@ -3,6 +3,7 @@
  * xen/drivers/passthrough/arm/smmu.c): read out of the registers, cleared there, and recorded under the names that an
  * SMMUv3 has for the same. The SMMU keeps one fault for each bank: of more, only that there were is known (MULTI).
  */
+
 import {
   faultNames,
   SMMU_CB_FAR_HI,
@@ -18,6 +19,7 @@ import {
 } from '#shared/arch/smmu/v2.ts';
 import { Lock, type Op, withLock } from '#shared/core/op.ts';
 import type { Runtime } from '#shared/core/runtime.ts';
+import { type Address64, address64, addressJson } from '#shared/ids/address64.ts';
 import { asWord, get } from '#shared/regs/field.ts';
 import type { Counts } from '../counts.ts';
 import { type El2, physRead, physWrite32, word } from '../el2.ts';
@@ -76,7 +78,7 @@ export class SmmuV2Faults {
     const [low, high, synr, synra] = yield* this.#readAndClear(from, at(SMMU_CB_FSR), fsr);
     const isWrite = get(SMMU_CB_FSYNR0.WNR, asWord(SMMU_CB_FSYNR0, synr!)) === 1;
     const streamId = get(SMMU_CBFRSYNRA.StreamID, asWord(SMMU_CBFRSYNRA, synra!));
-    this.#record(faultNames(fsr, 'context'), fsr, high! * 0x1_0000_0000 + low!, streamId, isWrite);
+    this.#record(faultNames(fsr, 'context'), fsr, address64(high!, low!), streamId, isWrite);
   }
 
   *#takeGlobal(basePa: number): Op<void> {
@@ -87,7 +89,7 @@ export class SmmuV2Faults {
     const [low, high, synr0, synr1] = yield* this.#readAndClear(from, at(SMMU_sGFSR), gfsr);
     const isWrite = get(SMMU_sGFSYNR0.WNR, asWord(SMMU_sGFSYNR0, synr0!)) === 1;
     const streamId = get(SMMU_sGFSYNR1.StreamID, asWord(SMMU_sGFSYNR1, synr1!));
-    this.#record(faultNames(gfsr, 'global'), gfsr, high! * 0x1_0000_0000 + low!, streamId, isWrite);
+    this.#record(faultNames(gfsr, 'global'), gfsr, address64(high!, low!), streamId, isWrite);
   }
 
   *#readAndClear(from: readonly number[], statusPa: number, status: number): Op<number[]> {
@@ -96,9 +98,10 @@ export class SmmuV2Faults {
     return results.slice(0, from.length).map((r) => word(r.data));
   }
 
-  #record(flags: readonly string[], status: number, inputAddress: number, streamId: number, isWrite: boolean): void {
+  #record(flags: readonly string[], status: number, address: Address64, streamId: number, isWrite: boolean): void {
     const { counts, runtime, nextSequence, name } = this.#p;
     if (status >>> 31 === 1) counts.add('smmuEvents', 'MULTI');
+    const inputAddress = addressJson(address);
     for (const flag of flags) {
       const type = TYPE_BY_FLAG[flag] ?? flag;
       const record: SmmuRecord = { type, sequence: nextSequence(), streamId, inputAddress, isRead: !isWrite };

@@ -21,7 +21,8 @@ export interface SmmuRecord {
   /** Counts the records of all SMMUs from 1, in the order in which Xen took them. */
   readonly sequence: number;
   readonly streamId: number;
-  readonly inputAddress: number;
+  /** Text from 2^53 on: `0x` and sixteen digits. */
+  readonly inputAddress: number | string;
   readonly isRead: boolean;
 }
 

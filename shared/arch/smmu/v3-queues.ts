@@ -2,7 +2,9 @@
  * Entries of the command queue (16 bytes) and of the event queue (32 bytes) (IHI 0070, "Commands", "Event queue
  * recorded faults and events"), and the arithmetic of queue pointers. The hardware and Xen's driver both use it.
  */
+
 import { dw, dwAddr, load, store, storeFields, type Words } from '#shared/regs/struct.ts';
+import { type Address64, address64, highOf, lowOf } from '../../ids/address64.ts';
 
 export const COMMAND_BYTES = 16;
 export const COMMAND_WORDS = 4;
@@ -251,7 +253,7 @@ export interface SmmuEvent {
   /** Only for a transaction that had one (SSV). */
   readonly substreamId?: number;
   /** The address that the device put out; 0 where the record has none. */
-  readonly inputAddress: number;
+  readonly inputAddress: Address64;
   /** True for a read of the device. */
   readonly isRead: boolean;
   /** True when stage 2 faulted. */
@@ -290,12 +292,12 @@ export function encodeEvent(words: Words, at: number, event: SmmuEvent): void {
   store(words, at, EVENT.S2, event.stage2 ? 1 : 0);
   store(words, at, EVENT.CLASS, event.eventClass);
   if (event.eventClass === EVENT_CLASS.TT) store(words, at, EVENT.TTRnW, 1);
-  store(words, at, EVENT.InputAddrLow, event.inputAddress);
-  store(words, at, EVENT.InputAddrHigh, Math.floor(event.inputAddress / 0x1_0000_0000));
+  store(words, at, EVENT.InputAddrLow, lowOf(event.inputAddress));
+  store(words, at, EVENT.InputAddrHigh, highOf(event.inputAddress));
   if (!FETCHES.has(code) && event.stage2) store(words, at, EVENT_IPA, event.ipa);
 }
 
-/** The record at word `at`. An input address of 2^53 and more loses low bits. */
+/** The record at word `at`. */
 export function decodeEvent(words: Words, at: number): SmmuEvent {
   const code = load(words, at, EVENT.code);
   const fetch = FETCHES.has(code);
@@ -303,7 +305,7 @@ export function decodeEvent(words: Words, at: number): SmmuEvent {
     code,
     streamId: load(words, at, EVENT.StreamID),
     ...(load(words, at, EVENT.SSV) === 1 ? { substreamId: load(words, at, EVENT.SubstreamID) } : {}),
-    inputAddress: load(words, at, EVENT.InputAddrHigh) * 0x1_0000_0000 + load(words, at, EVENT.InputAddrLow),
+    inputAddress: address64(load(words, at, EVENT.InputAddrHigh), load(words, at, EVENT.InputAddrLow)),
     isRead: load(words, at, EVENT.RnW) === 1,
     stage2: load(words, at, EVENT.S2) === 1,
     eventClass: load(words, at, EVENT.CLASS),

@@ -27,6 +27,10 @@ function bench(map: RidMap) {
       went.push(`write of ${rid} at ${iova} through ${phandle}`);
       return 0;
     },
+    dmaWide: ({ rid }, iova) => {
+      went.push(`request of ${rid} at ${iova} through ${phandle}`);
+      return 0;
+    },
   });
   const bus = new Bus(new Ram([{ pa: RAM, sizeBytes: 0x20_0000 }]));
   const messages: [number, number, number | undefined][] = [];

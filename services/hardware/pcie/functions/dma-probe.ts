@@ -3,6 +3,7 @@
  * device would do (shared/arch/dma-probe.ts is its data sheet, docs/reference/hardware/dma-probe.md its manual).
  * A command runs in bursts of at most 1 MiB; each takes time, and what a burst does happens at its end.
  */
+
 import {
   DMA_PROBE,
   DMA_PROBE_BYTES,
@@ -16,6 +17,7 @@ import {
   dmaProbeFill,
   dmaProbeSum,
 } from '#shared/arch/dma-probe.ts';
+import { type Address64, address64, addressPlus, highOf, lowOf } from '#shared/ids/address64.ts';
 import type { Scheduler } from '../../bus/transaction.ts';
 import { loadArray } from '../../state/saved.ts';
 import type { ResetKind } from '../reset.ts';
@@ -27,6 +29,9 @@ const BURST_BYTES = 0x10_0000;
 const BURST_NS = 500;
 const BYTES_PER_NS = 8;
 /** Registers that keep what is written to them, each a 32-bit word. */
+/** No address. */
+const NOWHERE = -1;
+
 const PLAIN_RW: ReadonlySet<number> = new Set([
   DMA_PROBE.SRC_LO,
   DMA_PROBE.SRC_HI,
@@ -42,11 +47,11 @@ const PLAIN_RW: ReadonlySet<number> = new Set([
   DMA_PROBE.CONFIG_VALUE,
 ]);
 
-/** A command, or the descriptor of a CHAIN that is under way. Plain numbers: it is saved as it is. */
+/** A command, or the descriptor of a CHAIN that is under way. Plain values: it is saved as it is. */
 interface Command {
   op: number;
-  source: number;
-  target: number;
+  source: Address64;
+  target: Address64;
   lengthBytes: number;
   seed: number;
   done: number;
@@ -56,9 +61,9 @@ interface Command {
   /** What its requests carry and ignore, as it was when the command started. */
   readonly rid: number;
   readonly misbehave: number;
-  /** Of a CHAIN: the descriptor under way (-1: none is fetched yet), the next one, and how many are left. */
-  descriptor: number;
-  next: number;
+  /** Of a CHAIN: the descriptor under way (NOWHERE: none is fetched yet), the next one, and how many are left. */
+  descriptor: Address64;
+  next: Address64;
   left: number;
 }
 
@@ -232,13 +237,14 @@ export class DmaProbe implements DeviceModel {
       irq: (value & DMA_PROBE_COMMAND_IRQ) !== 0,
       source,
       target: this.#get64(DMA_PROBE.DST_LO),
-      lengthBytes: op === DMA_PROBE_OP.MESSAGE ? 4 : op === DMA_PROBE_OP.CHAIN ? 0 : this.#get64(DMA_PROBE.LENGTH_LO),
+      lengthBytes:
+        op === DMA_PROBE_OP.MESSAGE ? 4 : op === DMA_PROBE_OP.CHAIN ? 0 : Number(this.#get64(DMA_PROBE.LENGTH_LO)),
       seed: this.#get(DMA_PROBE.PATTERN),
       done: 0,
       dueNs: 0,
       rid: forged ? this.#get(DMA_PROBE.FORGED_RID) & 0xffff : this.#host.rid,
       misbehave,
-      descriptor: -1,
+      descriptor: NOWHERE,
       next: source,
       left: op === DMA_PROBE_OP.CHAIN ? this.#get(DMA_PROBE.COUNT) : 0,
     };
@@ -266,14 +272,14 @@ export class DmaProbe implements DeviceModel {
     const fetches = command.op === DMA_PROBE_OP.CHAIN;
     if (fetches) {
       const failedAt = this.#fetch(command);
-      if (failedAt >= 0) this.#abort(command, failedAt);
+      if (failedAt !== NOWHERE) this.#abort(command, failedAt);
       else if (command.op === DMA_PROBE_OP.CHAIN) this.#finish(command, DMA_PROBE_STATUS.DONE);
       else this.#schedule(command);
       return;
     }
     const bytes = Math.min(BURST_BYTES, command.lengthBytes - command.done);
-    const abortedAt = bytes === 0 ? -1 : this.#transfer(command, bytes);
-    if (abortedAt >= 0) {
+    const abortedAt = bytes === 0 ? NOWHERE : this.#transfer(command, bytes);
+    if (abortedAt !== NOWHERE) {
       this.#writeBack(command, DMA_PROBE_DESCRIPTOR.DONE + DMA_PROBE_DESCRIPTOR.ERROR);
       this.#abort(command, abortedAt);
       return;
@@ -283,12 +289,12 @@ export class DmaProbe implements DeviceModel {
       this.#schedule(command);
       return;
     }
-    if (command.descriptor < 0) {
+    if (command.descriptor === NOWHERE) {
       this.#finish(command, DMA_PROBE_STATUS.DONE);
       return;
     }
     const failedAt = this.#writeBack(command, DMA_PROBE_DESCRIPTOR.DONE);
-    if (failedAt >= 0) {
+    if (failedAt !== NOWHERE) {
       this.#abort(command, failedAt);
       return;
     }
@@ -297,44 +303,44 @@ export class DmaProbe implements DeviceModel {
     this.#schedule(command);
   }
 
-  /** Makes the next descriptor of a chain the command; the op stays CHAIN at its end. Returns where it failed, or -1. */
-  #fetch(command: Command): number {
-    if (command.left === 0) return -1;
+  /** Makes the next descriptor of a chain the command; the op stays CHAIN at its end. Returns where it failed, or NOWHERE. */
+  #fetch(command: Command): Address64 {
+    if (command.left === 0) return NOWHERE;
     const D = DMA_PROBE_DESCRIPTOR;
     const at = command.next;
     const view = this.#descriptor;
     const got = this.#request(command, at, new Uint8Array(view.buffer), false);
-    if (got < D.BYTES) return at + got;
+    if (got < D.BYTES) return addressPlus(at, got);
     const op = view.getUint32(D.CONTROL, true) & 0xf;
     command.descriptor = at;
-    command.next = at + D.BYTES;
+    command.next = addressPlus(at, D.BYTES);
     command.left--;
     if (op < DMA_PROBE_OP.READ || op > DMA_PROBE_OP.MESSAGE) return at;
     command.op = op;
     command.seed = view.getUint32(D.PATTERN, true);
-    command.source = view.getUint32(D.SRC + 4, true) * 2 ** 32 + view.getUint32(D.SRC, true);
-    command.target = view.getUint32(D.DST + 4, true) * 2 ** 32 + view.getUint32(D.DST, true);
+    command.source = address64(view.getUint32(D.SRC + 4, true), view.getUint32(D.SRC, true));
+    command.target = address64(view.getUint32(D.DST + 4, true), view.getUint32(D.DST, true));
     command.lengthBytes = op === DMA_PROBE_OP.MESSAGE ? 4 : (view.getUint32(D.LENGTH, true) & ~3) >>> 0;
     command.done = 0;
-    return -1;
+    return NOWHERE;
   }
 
-  /** Tells the memory of a descriptor what became of it. Returns where that failed, or -1. */
-  #writeBack(command: Command, flags: number): number {
-    if (command.descriptor < 0) return -1;
+  /** Tells the memory of a descriptor what became of it. Returns where that failed, or NOWHERE. */
+  #writeBack(command: Command, flags: number): Address64 {
+    if (command.descriptor === NOWHERE) return NOWHERE;
     this.#four.setUint32(0, command.op + flags, true);
-    const at = command.descriptor + DMA_PROBE_DESCRIPTOR.CONTROL;
+    const at = addressPlus(command.descriptor, DMA_PROBE_DESCRIPTOR.CONTROL);
     const put = this.#request(command, at, new Uint8Array(this.#four.buffer), true);
-    return put < 4 ? at + put : -1;
+    return put < 4 ? addressPlus(at, put) : NOWHERE;
   }
 
-  /** Moves one burst. Returns the bus address where it was aborted, or -1. */
-  #transfer(command: Command, bytes: number): number {
-    const to = command.target + command.done;
+  /** Moves one burst. Returns the bus address where it was aborted, or NOWHERE. */
+  #transfer(command: Command, bytes: number): Address64 {
+    const to = addressPlus(command.target, command.done);
     if (command.op === DMA_PROBE_OP.MESSAGE) {
       this.#four.setUint32(0, command.seed, true);
       const put = this.#request(command, to, new Uint8Array(this.#four.buffer), true);
-      return put < 4 ? to + put : -1;
+      return put < 4 ? addressPlus(to, put) : NOWHERE;
     }
     this.#buffer ??= new Int32Array(BURST_BYTES / 4);
     const words = this.#buffer.subarray(0, bytes / 4);
@@ -342,20 +348,20 @@ export class DmaProbe implements DeviceModel {
     if (command.op === DMA_PROBE_OP.WRITE) {
       dmaProbeFill(words, command.seed, command.done / 4);
     } else {
-      const from = command.source + command.done;
+      const from = addressPlus(command.source, command.done);
       const got = this.#request(command, from, data, false);
       if (command.op === DMA_PROBE_OP.READ) {
         this.#set(DMA_PROBE.CHECKSUM, dmaProbeSum(words.subarray(0, got >>> 2), this.#get(DMA_PROBE.CHECKSUM)));
       }
-      if (got < bytes) return from + got;
-      if (command.op === DMA_PROBE_OP.READ) return -1;
+      if (got < bytes) return addressPlus(from, got);
+      if (command.op === DMA_PROBE_OP.READ) return NOWHERE;
     }
     const put = this.#request(command, to, data, true);
-    return put < bytes ? to + put : -1;
+    return put < bytes ? addressPlus(to, put) : NOWHERE;
   }
 
   /** One request, honest or not. */
-  #request(command: Command, address: number, data: Uint8Array, write: boolean): number {
+  #request(command: Command, address: Address64, data: Uint8Array, write: boolean): number {
     const { dma } = this.#host;
     if (command.misbehave === 0) return write ? dma.write(address, data) : dma.read(address, data);
     const { AT_SHIFT, AT_MASK } = DMA_PROBE_MISBEHAVE;
@@ -363,9 +369,9 @@ export class DmaProbe implements DeviceModel {
     return this.#host.rogueRequest(command.rid, at > ADDRESS_TYPE.TRANSLATED ? 0 : at, address, data, write);
   }
 
-  #abort(command: Command, address: number): void {
-    this.#set(DMA_PROBE.ERROR_LO, address % 2 ** 32);
-    this.#set(DMA_PROBE.ERROR_HI, Math.floor(address / 2 ** 32));
+  #abort(command: Command, address: Address64): void {
+    this.#set(DMA_PROBE.ERROR_LO, lowOf(address));
+    this.#set(DMA_PROBE.ERROR_HI, highOf(address));
     this.#set(DMA_PROBE.ABORTS, this.#get(DMA_PROBE.ABORTS) + 1);
     this.#finish(command, DMA_PROBE_STATUS.DONE | DMA_PROBE_STATUS.ERROR);
   }
@@ -385,8 +391,8 @@ export class DmaProbe implements DeviceModel {
     return this.#words[register >>> 2]!;
   }
 
-  #get64(lowRegister: number): number {
-    return this.#get(lowRegister + 4) * 2 ** 32 + this.#get(lowRegister);
+  #get64(lowRegister: number): Address64 {
+    return address64(this.#get(lowRegister + 4), this.#get(lowRegister));
   }
 
   #set(register: number, value: number): void {

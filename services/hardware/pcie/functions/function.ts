@@ -1,4 +1,5 @@
 /** What stands behind the BARs of a function, and what the function gives it to live on. */
+import type { Address64 } from '#shared/ids/address64.ts';
 import type { DmaPort } from '../../bus/transaction.ts';
 import type { ResetKind } from '../reset.ts';
 
@@ -38,7 +39,7 @@ export interface RogueHost {
   /** The requester id that its requests should carry. */
   readonly rid: number;
   /** A memory request with any requester id and address type, whatever the function's own state. Returns bytes done. */
-  rogueRequest(rid: number, addressType: number, address: number, data: Uint8Array, write: boolean): number;
+  rogueRequest(rid: number, addressType: number, address: Address64, data: Uint8Array, write: boolean): number;
   /** Changes bytes of its own configuration space, read-only ones too. */
   rogueConfig(offset: number, sizeBytes: number, value: number): void;
 }

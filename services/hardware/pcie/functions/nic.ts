@@ -4,7 +4,8 @@
  * It works in bursts of at most 64 descriptors, the queues in turn; the frames of a burst take their time at 10 Gb/s.
  * A virtual function is the same NIC. It cannot be promiscuous, filter for another's unicast address, or send under one.
  * Not modelled: check sequences, checksum and segmentation offload, VLANs, receive side scaling, moderation of
- * interrupts, pause; a frame is sent and received as the bytes that it has.
+ * interrupts, pause; a frame is sent and received as the bytes that it has. A ring or buffer at 2^53 or above, where no
+ * memory is, ends as an unsupported request in the fabric; no SMMU hears of it.
  */
 import {
   NIC,

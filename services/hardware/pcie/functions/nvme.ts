@@ -7,7 +7,8 @@
  * Registers are read at any size and written 32 bits at a time; smaller writes are dropped.
  * A command that waits for a medium is held when its burst is over, and completes on its own; reset, Abort and the
  * deletion of its queue end it, and not what it waited for.
- * Not modelled: what the parts in nvme-*.ts leave out; the time that a medium takes beyond the rate of its data.
+ * Not modelled: what the parts in nvme-*.ts leave out; the time that a medium takes beyond the rate of its data. An
+ * address of 2^53 or more, where no memory is, ends as an unsupported request in the fabric; no SMMU hears of it.
  */
 import {
   NVME_CDW0,

@@ -6,7 +6,9 @@
  * Not modelled: stalls, so SMMU_CB_SCTLR.CFCFG reads as zero, SMMU_CB_RESUME is not there and HUPCF changes nothing;
  * big-endian tables (E is kept, and walks are little-endian), TLBSTATUS other than idle.
  */
+
 import * as v2 from '#shared/arch/smmu/v2.ts';
+import { type Address64, highOf, lowOf } from '#shared/ids/address64.ts';
 import { RegBank } from '#shared/regs/bank.ts';
 import { asWord, get, type Register, type Word, wordWith } from '#shared/regs/field.ts';
 import { type Stage1Regime, stage1Regime } from '../../mmu/stage1.ts';
@@ -29,8 +31,8 @@ export interface BankHooks {
 export interface ContextFault {
   readonly fault: v2.FsrFault;
   readonly level: number;
-  readonly address: number;
-  readonly ipa: number;
+  readonly address: Address64;
+  readonly ipa: Address64;
   readonly isWrite: boolean;
   /** Of stage 2 in nested translation: the bank of stage 1, and whether stage 1 was fetching a table. */
   readonly stage1Bank?: number;
@@ -185,10 +187,10 @@ export class ContextBank implements Saved {
     if (before !== 0) bank.poke(v2.SMMU_CB_FSR, (before | 0x8000_0000) >>> 0);
     else {
       bank.poke(v2.SMMU_CB_FSR, wordWith(v2.SMMU_CB_FSR, { [fault]: 1 }));
-      bank.poke(v2.SMMU_CB_FAR_LO, address >>> 0);
-      bank.poke(v2.SMMU_CB_FAR_HI, Math.floor(address / HIGH));
-      bank.poke(v2.SMMU_CB_IPAFAR_LO, (ipa - (ipa % PAGE_BYTES)) >>> 0);
-      bank.poke(v2.SMMU_CB_IPAFAR_HI, Math.floor(ipa / HIGH));
+      bank.poke(v2.SMMU_CB_FAR_LO, lowOf(address));
+      bank.poke(v2.SMMU_CB_FAR_HI, highOf(address));
+      bank.poke(v2.SMMU_CB_IPAFAR_LO, (lowOf(ipa) & -PAGE_BYTES) >>> 0);
+      bank.poke(v2.SMMU_CB_IPAFAR_HI, highOf(ipa));
       bank.poke(
         v2.SMMU_CB_FSYNR0,
         wordWith(v2.SMMU_CB_FSYNR0, {

@@ -8,7 +8,9 @@
  * Not modelled: stalls (STALLD has nothing to disable), VMIDPNE, FB, BSU and PTM (kept, without effect), configuration
  * access faults, 16-bit VMIDs (VMID16EN reads as zero).
  */
+
 import * as v2 from '#shared/arch/smmu/v2.ts';
+import { type Address64, highOf, lowOf } from '#shared/ids/address64.ts';
 import { RegBank } from '#shared/regs/bank.ts';
 import { asWord, get, type Register, wordWith } from '#shared/regs/field.ts';
 import type { Saved } from '../../state/saved.ts';
@@ -142,14 +144,14 @@ export class GlobalRegisters implements Saved {
     this.gr1.poke(this.#synras[bank]!, streamId & 0xffff);
   }
 
-  recordFault(fault: GlobalFault, streamId: number, address: number, isWrite: boolean): void {
+  recordFault(fault: GlobalFault, streamId: number, address: Address64, isWrite: boolean): void {
     const { gr0 } = this;
     const before = gr0.peek(v2.SMMU_sGFSR);
     if (before !== 0) gr0.poke(v2.SMMU_sGFSR, (before | 0x8000_0000) >>> 0);
     else {
       gr0.poke(v2.SMMU_sGFSR, wordWith(v2.SMMU_sGFSR, { [fault]: 1 }));
-      gr0.poke(v2.SMMU_sGFAR_LO, address >>> 0);
-      gr0.poke(v2.SMMU_sGFAR_HI, Math.floor(address / 0x1_0000_0000));
+      gr0.poke(v2.SMMU_sGFAR_LO, lowOf(address));
+      gr0.poke(v2.SMMU_sGFAR_HI, highOf(address));
       gr0.poke(v2.SMMU_sGFSYNR0, wordWith(v2.SMMU_sGFSYNR0, { WNR: Number(isWrite), NSSTATE: 1, NSATTR: 1 }));
       gr0.poke(v2.SMMU_sGFSYNR1, streamId & 0xffff);
     }

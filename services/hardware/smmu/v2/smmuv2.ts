@@ -6,7 +6,9 @@
  * A requester whose StreamID is -1 is not behind any SMMU by the device tree; here it matches nothing.
  * Not modelled: what the parts leave out.
  */
+
 import * as v2 from '#shared/arch/smmu/v2.ts';
+import { type Address64, addressPlus } from '#shared/ids/address64.ts';
 import { get } from '#shared/regs/field.ts';
 import type { Bus } from '../../bus/bus.ts';
 import type { MmioTarget, Requester } from '../../bus/transaction.ts';
@@ -96,6 +98,10 @@ export class Smmuv2 implements Smmu, Saved {
     return this.#move(requester, iova, from, WANT_WRITE);
   }
 
+  dmaWide(requester: Requester, iova: bigint, data: Uint8Array, write: boolean): number {
+    return this.#move(requester, iova, data, write ? WANT_WRITE : WANT_READ);
+  }
+
   get counts(): SmmuCounts {
     const { faults, faultsLost, translations, aborts } = this.#translator;
     return {
@@ -178,10 +184,11 @@ export class Smmuv2 implements Smmu, Saved {
     });
   }
 
-  #move(requester: Requester, iova: number, data: Uint8Array, want: number): number {
+  #move(requester: Requester, iova: Address64, data: Uint8Array, want: number): number {
     let done = 0;
     while (done < data.length) {
-      const pa = this.#translator.translate(requester.streamId, iova + done, want);
+      const at = typeof iova === 'number' ? iova + done : addressPlus(iova, done);
+      const pa = this.#translator.translate(requester.streamId, at, want);
       if (pa === ABORTED) return done;
       const run = Math.min(this.#translator.runBytes, data.length - done);
       if (pa < 0) {

@@ -7,6 +7,7 @@
  * Not modelled: 32-bit table formats (CBA2R.VA64 0): every access through such a bank is a translation fault. Memory
  * attributes: MAIR and the attributes of bypassed stages are kept and mean nothing.
  */
+
 import {
   CBAR_CBNDX,
   CBAR_TYPE,
@@ -17,6 +18,7 @@ import {
   SMMU_S2CR,
 } from '#shared/arch/smmu/v2.ts';
 import { DFSC, dfscKind } from '#shared/arch/vmsa.ts';
+import { type Address64, highOf, lowOf } from '#shared/ids/address64.ts';
 import { get } from '#shared/regs/field.ts';
 import { isCanonical, type Stage1Walker, walkStage1 } from '../../mmu/stage1.ts';
 import { type Stage2Walker, WANT_WRITE, walkStage2 } from '../../mmu/stage2.ts';
@@ -56,7 +58,7 @@ interface Place {
   readonly n: number;
   readonly bank: ContextBank;
   readonly streamId: number;
-  readonly iova: number;
+  readonly iova: Address64;
   readonly want: number;
   /** Of nested translation, when `bank` is the one of stage 2: the one of stage 1. */
   readonly stage1Bank: number | undefined;
@@ -80,7 +82,7 @@ export class Translator {
   }
 
   /** The physical address of `iova` for `want` (WANT_READ or WANT_WRITE), ABORTED or IGNORED. */
-  translate(streamId: number, iova: number, want: number): number {
+  translate(streamId: number, iova: Address64, want: number): number {
     this.translations++;
     const { registers } = this.#p;
     if (registers.clientsPass) return this.#pass(iova);
@@ -110,7 +112,7 @@ export class Translator {
     for (const name of Object.keys(this.faults)) delete this.faults[name];
   }
 
-  #inBank(n: number, streamId: number, iova: number, want: number): number {
+  #inBank(n: number, streamId: number, iova: Address64, want: number): number {
     const { registers } = this.#p;
     const { contextBanks, stage1 } = registers.features;
     const bank = this.#p.bank(n);
@@ -136,7 +138,7 @@ export class Translator {
     bank: ContextBank,
     vmid: number,
     streamId: number,
-    iova: number,
+    iova: Address64,
     want: number,
     stage1Bank: number | undefined,
   ): number {
@@ -144,6 +146,8 @@ export class Translator {
     if (get(SMMU_CBA2R.VA64, registers.cba2r(n)) === 0) {
       return this.#contextFault({ n, bank, streamId, iova, want, stage1Bank }, ~DFSC.TRANSLATION, iova);
     }
+    const place: Place = { n, bank, streamId, iova, want, stage1Bank };
+    if (typeof iova === 'bigint') return this.#contextFault(place, ~DFSC.TRANSLATION, iova);
     let pa = tlb.lookup(vmid, iova, want);
     if (pa === -Infinity) {
       pa = walker.walk(bank.stage2, iova, want);
@@ -153,7 +157,7 @@ export class Translator {
       this.runBytes = tlb.runBytes;
       return pa;
     }
-    return this.#contextFault({ n, bank, streamId, iova, want, stage1Bank }, pa, iova);
+    return this.#contextFault(place, pa, iova);
   }
 
   /** Stage 1 in bank `n`, over stage 2 in bank `below`, or alone when that is -1. */
@@ -163,15 +167,15 @@ export class Translator {
     vmid: number,
     below: number,
     streamId: number,
-    iova: number,
+    iova: Address64,
     want: number,
   ): number {
     const { registers, tlb, stage1: s1, walker: s2 } = this.#p;
     const place: Place = { n, bank, streamId, iova, want, stage1Bank: undefined };
     if (get(SMMU_CBA2R.VA64, registers.cba2r(n)) === 0) return this.#contextFault(place, ~DFSC.TRANSLATION, 0);
     const { stage1: regime, asid } = bank;
-    const high = Math.floor(iova / HIGH) | 0;
-    const low = iova | 0;
+    const high = highOf(iova) | 0;
+    const low = lowOf(iova) | 0;
     const lower = below < 0 ? undefined : this.#p.bank(below);
     const inLower = (): Place => ({ ...place, n: below, bank: lower!, stage1Bank: n });
     if (isCanonical(regime, high)) {
@@ -208,8 +212,8 @@ export class Translator {
     return paHigh * HIGH + (paLow >>> 0);
   }
 
-  #pass(iova: number): number {
-    if (iova >= this.#addressLimit) {
+  #pass(iova: Address64): number {
+    if (typeof iova === 'bigint' || iova >= this.#addressLimit) {
       this.aborts++;
       return ABORTED;
     }
@@ -217,14 +221,14 @@ export class Translator {
     return iova;
   }
 
-  #globalFault(fault: GlobalFault, streamId: number, iova: number, want: number): number {
+  #globalFault(fault: GlobalFault, streamId: number, iova: Address64, want: number): number {
     const { registers } = this.#p;
     registers.recordFault(fault, streamId, iova, want === WANT_WRITE);
     return this.#faulted(fault, registers.faultsAbort, iova);
   }
 
   /** `fromWalk` is `~dfsc`; `ipa` is what stage 2 was asked for. */
-  #contextFault(place: Place, fromWalk: number, ipa: number, onTable = false): number {
+  #contextFault(place: Place, fromWalk: number, ipa: Address64, onTable = false): number {
     const { n, bank, streamId, iova, want, stage1Bank } = place;
     const fault = faultOf(~fromWalk);
     const first = bank.recordFault({
@@ -241,10 +245,10 @@ export class Translator {
     return this.#faulted(fault, bank.faultsAbort, iova);
   }
 
-  #faulted(name: string, aborts: boolean, iova: number): number {
+  #faulted(name: string, aborts: boolean, iova: Address64): number {
     this.faults[name] = (this.faults[name] ?? 0) + 1;
     this.aborts++;
-    this.runBytes = FAULT_RUN - (iova % FAULT_RUN);
+    this.runBytes = FAULT_RUN - (lowOf(iova) % FAULT_RUN);
     return aborts ? ABORTED : IGNORED;
   }
 }

@@ -5,7 +5,9 @@
  * A requester whose StreamID is -1 is not behind any SMMU by the device tree; here it is aborted like a bad StreamID.
  * Not modelled: see the parts.
  */
+
 import * as v3 from '#shared/arch/smmu/v3.ts';
+import { addressPlus, highOf, lowOf } from '#shared/ids/address64.ts';
 import type { Register } from '#shared/regs/field.ts';
 import type { Bus } from '../../bus/bus.ts';
 import type { MmioTarget, Requester } from '../../bus/transaction.ts';
@@ -128,6 +130,26 @@ export class Smmuv3 implements Smmu, Saved {
       if (moved < run) return done;
       low = (low + run) | 0;
       if (low === 0) high = (high + 1) | 0;
+    }
+    return done;
+  }
+
+  dmaWide(requester: Requester, iova: bigint, data: Uint8Array, write: boolean): number {
+    const { bus, translator: t } = this;
+    const { tlb } = t;
+    let done = 0;
+    while (done < data.length) {
+      const at = addressPlus(iova, done);
+      const low = lowOf(at) | 0;
+      const want = write ? WRITE : READ;
+      const paHigh = translateOne(t, requester.streamId, requester.substreamId ?? NONE, highOf(at) | 0, low, want);
+      if (paHigh < 0) return done;
+      const run = Math.min(tlb.mask + 1 - (low & tlb.mask), data.length - done);
+      const moved = write
+        ? bus.writePiece(paHigh, tlb.paLow, data, done, run, requester)
+        : bus.readPiece(paHigh, tlb.paLow, data, done, run, requester);
+      done += moved;
+      if (moved < run) return done;
     }
     return done;
   }

@@ -5,8 +5,10 @@
  * With both stages the TLB holds the combined result by virtual address, with the intermediate page beside it.
  * Not modelled: ATS, stalls, caching of intermediate steps; faults terminate with an abort.
  */
+
 import { EVENT_CLASS, EVT, type SmmuEvent } from '#shared/arch/smmu/v3-queues.ts';
 import { DFSC, dfscKind } from '#shared/arch/vmsa.ts';
+import { address64 } from '#shared/ids/address64.ts';
 import { isCanonical, type Stage1Walker, walkStage1 } from '../../mmu/stage1.ts';
 import { type Stage2Walker, WANT_READ, walkStage2 } from '../../mmu/stage2.ts';
 import {
@@ -242,7 +244,7 @@ export class Translator {
     this.#events.record({
       streamId: this.#streamId,
       ...(this.#substreamId === NO_SUBSTREAM ? {} : { substreamId: this.#substreamId }),
-      inputAddress: (this.#high >>> 0) * HIGH + (this.#low >>> 0),
+      inputAddress: address64(this.#high, this.#low),
       isRead: this.#isRead,
       stage2: false,
       eventClass: EVENT_CLASS.IN,

@@ -65,6 +65,29 @@ describe('stage 1 alone', () => {
     assert.deepEqual(names(rig), ['F_TRANSLATION', 'F_TRANSLATION', 'F_TRANSLATION']);
   });
 
+  test('takes addresses of 64 bits to the last of them, across pages, and names them so', () => {
+    const rig = stage1Only();
+    rig.writeCd(encodeCd({ asid: ASID, t0sz: 25, ips: 5, ttb0: S1_ROOT, upper: { t1sz: 34, ttb1: S1_UPPER } }));
+    rig.leaf(S1_UPPER + 511 * 8, RAM + 0x40_0000, { level: 2 });
+    const at = 0xffff_ffff_fff0_0123n;
+    assert.equal(rig.smmu.dmaWide(device(0x10), at, Uint8Array.of(1, 2, 3, 4), true), 4);
+    assert.equal(rig.ram.read8(RAM + 0x50_0123), 1);
+    assert.equal(rig.ram.read8(RAM + 0x50_0126), 4);
+    const back = new Uint8Array(4);
+    assert.equal(rig.smmu.dmaWide(device(0x10), at, back, false), 4);
+    assert.deepEqual([...back], [1, 2, 3, 4]);
+    // The last eight bytes are mapped. What follows is address 0, whose page lacks the access flag.
+    assert.equal(rig.smmu.dmaWide(device(0x10), 0xffff_ffff_ffff_fff8n, new Uint8Array(16), true), 8);
+    assert.equal(rig.smmu.dmaWide(device(0x10), 0xffff_8000_1234_5679n, new Uint8Array(4), false), 0);
+    assert.deepEqual(
+      rig.events().map((e) => [eventName(e.code), e.inputAddress, e.isRead]),
+      [
+        ['F_ACCESS', 0, false],
+        ['F_TRANSLATION', 0xffff_8000_1234_5679n, true],
+      ],
+    );
+  });
+
   test('faults everywhere in a half that EPD turns off', () => {
     const rig = stage1Only();
     assert.isFalse(reads(rig, TOP - 0x1000), 'the default has no upper half');

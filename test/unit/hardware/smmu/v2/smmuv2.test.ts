@@ -62,6 +62,14 @@ describe('from stream to context', () => {
     assert.equal(byteAt(PAGE + 4), 0xcd);
   });
 
+  test('an address beyond 48 bits is none that the TLB has', () => {
+    const { write, bank } = translatingRig();
+    assert.equal(write(0x10, 0x1004, 1), 1);
+    assert.equal(write(0x10, 2 ** 50 + 0x1004, 1), 0);
+    assert.deepEqual(v2.faultNames(bank(0, v2.SMMU_CB_FSR), 'context'), ['TF']);
+    assert.equal(bank(0, v2.SMMU_CB_FAR_HI), 2 ** 18);
+  });
+
   test('bits of the mask are not compared', () => {
     const { write, group } = translatingRig();
     group(1, 0x400, 0x0ff, 0);

@@ -71,6 +71,14 @@ describe('stage 1 with stage 2 bypassed', () => {
     assert.deepEqual(flags(1), ['TF']);
   });
 
+  test('keeps all 64 bits of an address that faults', () => {
+    const { smmu, flags, bank } = stage1Rig(false, PAGE);
+    assert.equal(smmu.dmaWide(device(0x20), 0xffff_8000_1234_5679n, new Uint8Array(4), true), 0);
+    assert.deepEqual(flags(1), ['TF']);
+    assert.equal(bank(1, v2.SMMU_CB_FAR_HI), 0xffff_8000);
+    assert.equal(bank(1, v2.SMMU_CB_FAR_LO), 0x1234_5679);
+  });
+
   test('off, it passes addresses on', () => {
     const { write, setBank, byteAt } = stage1Rig(false, PAGE);
     setBank(1, v2.SMMU_CB_SCTLR, 0x60);
