@@ -13,12 +13,7 @@ import { formatSbdf, sbdf as makeSbdf } from '#shared/ids/sbdf.ts';
 import type { StepOutcome } from '#tools/scenario/runner.ts';
 import { scenarioSchema } from '#tools/scenario/schema.ts';
 import { playSimulated } from '#tools/sim/play.ts';
-import { OVERDRIVE_RAM, sharedData, withMemory } from '../support/data.ts';
-
-const data = sharedData();
-const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
-const skipped = data === undefined && !required;
-const because = skipped ? ' (skipped: there is no shared data beside the checkout)' : '';
+import { because, data, OVERDRIVE_RAM, withMemory } from '../support/data.ts';
 
 const QEMU = readBoard(new URL('../../examples/boards/qemu-virt.yaml', import.meta.url).pathname);
 const ROOT_PORT = dumped(0, 2);
@@ -30,7 +25,7 @@ interface Run {
   readonly failed: readonly StepOutcome[];
 }
 
-describe.skipIf(skipped)(`device trees of real boards, run${because}`, () => {
+describe.skipIf(data === undefined)(`device trees of real boards, run${because}`, () => {
   test.for<[string, number, BoardLack[]]>([
     ['qemu72-virt-gicv3-its-smmuv3', 1, []],
     ['qemu72-virt-el2-numa2-smmuv3', 1, []],

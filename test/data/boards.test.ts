@@ -12,13 +12,8 @@ import { enumerate } from '../../services/dom0/kernel/enumerate.ts';
 import type { Board } from '../../services/hardware/board.ts';
 import { Machine } from '../../services/hardware/machine.ts';
 import { accessThrough, hostOf } from '../support/bridge-access.ts';
-import { OVERDRIVE_RAM, sharedData, withMemory } from '../support/data.ts';
+import { because, data, OVERDRIVE_RAM, withMemory } from '../support/data.ts';
 import { boardOfDump, type LeftOut, unseen } from '../support/dump-board.ts';
-
-const data = sharedData();
-const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
-const skipped = data === undefined && !required;
-const because = skipped ? ' (skipped: there is no shared data beside the checkout)' : '';
 
 const DTBS = 26;
 const DUMPS = 57;
@@ -74,7 +69,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   'thunder-88xx-mainline': 'no node has device_type pci',
 };
 
-describe.skipIf(skipped)(`device trees of real boards${because}`, () => {
+describe.skipIf(data === undefined)(`device trees of real boards${because}`, () => {
   test('each is taken, or refused in one line', () => {
     const folder = join(data!, 'dtb');
     const table: string[] = [];
@@ -164,7 +159,7 @@ describe.skipIf(skipped)(`device trees of real boards${because}`, () => {
   });
 });
 
-describe.skipIf(skipped)(`dumps of real machines${because}`, () => {
+describe.skipIf(data === undefined)(`dumps of real machines${because}`, () => {
   test('every function is enumerated on a machine, or there is a reason why not', () => {
     const table: string[] = [];
     const sum = { functions: 0, enumerated: 0, leftOut: 0 };

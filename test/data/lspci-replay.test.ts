@@ -14,7 +14,7 @@ import { PCI, PCI_HEADER_TYPE } from '#shared/arch/pci/header.ts';
 import { PCI_SRIOV, PCI_SRIOV_BARS } from '#shared/arch/pci/sriov.ts';
 import { parseLspci } from '#shared/lspci/dump.ts';
 import { extendedCapabilitiesOf } from '../../services/hardware/pcie/capability-list.ts';
-import { sharedData } from '../support/data.ts';
+import { because, data } from '../support/data.ts';
 import { controlsOf, narrowDomains, replay } from '../support/lspci-replay.ts';
 import { EXCUSED, lspciText } from '../support/lspci-text.ts';
 
@@ -43,8 +43,6 @@ const ASSIGNED: readonly (readonly [string, string, number, number, number])[] =
   ],
 ];
 
-const data = sharedData();
-const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
 const folder = data === undefined ? undefined : join(data, 'lspci');
 const files =
   folder === undefined
@@ -52,11 +50,10 @@ const files =
     : readdirSync(folder, { recursive: true, encoding: 'utf8' })
         .filter((name) => /\w\//.test(name) && !name.endsWith('kernel-log.txt'))
         .sort();
-const reason = data === undefined ? ' (skipped: no folder shared/data beside the checkout)' : '';
 const totals = { functions: 0, agreed: 0, enumerated: 0 };
 const written = new Set<string>();
 
-describe.skipIf(data === undefined && !required)(`every dump as lspci sees it${reason}`, () => {
+describe.skipIf(data === undefined)(`every dump as lspci sees it${because}`, () => {
   const work = mkdtempSync(join(tmpdir(), 'culvert-lspci-'));
   afterAll(() => {
     rmSync(work, { recursive: true });

@@ -4,12 +4,8 @@ import { join } from 'node:path';
 import { assert, describe, test } from 'vitest';
 import { replay, replayFolder } from '../../tools/replay/replay.ts';
 import { fileOf, parseTrace, type TraceLine } from '../../tools/replay/trace.ts';
-import { sharedData } from '../support/data.ts';
+import { because, data } from '../support/data.ts';
 
-const data = sharedData();
-const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
-const skipped = data === undefined && !required;
-const because = skipped ? ' (skipped: there is no shared data beside the checkout)' : '';
 const root = join(data ?? '', 'qemu-traces');
 
 function boots(): string[] {
@@ -48,7 +44,7 @@ function differing(trace: readonly TraceLine[], dtb: Uint8Array): Record<string,
 }
 
 describe('recorded boots', () => {
-  test.skipIf(skipped)(`every answer of every recorded boot is ours${because}`, () => {
+  test.skipIf(data === undefined)(`every answer of every recorded boot is ours${because}`, () => {
     const rows: string[] = [];
     for (const name of boots()) {
       const result = replayFolder(join(root, name));
@@ -60,14 +56,14 @@ describe('recorded boots', () => {
     console.log(`${rows.length} boots replayed\n${rows.join('\n')}`);
   });
 
-  test.skipIf(skipped)(`everything that boot-a has an answer for is asked${because}`, () => {
+  test.skipIf(data === undefined)(`everything that boot-a has an answer for is asked${because}`, () => {
     const { compared } = replayFolder(BOOT_A);
     assert.deepEqual(Object.fromEntries(compared.map((row) => [row.kind, row.compared])), COUNTS);
   });
 });
 
 describe('a model that went wrong would show in boot-a', () => {
-  test.skipIf(skipped)(`a TLB invalidation that does nothing leaves stale translations${because}`, () => {
+  test.skipIf(data === undefined)(`a TLB invalidation that does nothing leaves stale translations${because}`, () => {
     const { dtb, trace } = bootA();
     const deaf = trace.map((line) =>
       line.event === 'smmuv3_cmdq_opcode' ? { ...line, text: line.text.replace(/TLBI_\w+/, 'PREFETCH_CONFIG') } : line,
@@ -77,17 +73,20 @@ describe('a model that went wrong would show in boot-a', () => {
     assert.isAtLeast(found['table walks'] ?? 0, 100);
   });
 
-  test.skipIf(skipped)(`an invalidation of the page beside it leaves the page itself stale${because}`, () => {
-    const { dtb, trace } = bootA();
-    const beside = trace.map((line) => {
-      if (line.event !== 'smmuv3_s1_range_inval') return line;
-      const text = line.text.replace(/addr=(0x[0-9a-f]+)/, (_, at) => `addr=0x${(Number(at) - 0x2000).toString(16)}`);
-      return { ...line, text };
-    });
-    assert.isAtLeast(differing(beside, dtb)['DMA translations: translated'] ?? 0, 1);
-  });
+  test.skipIf(data === undefined)(
+    `an invalidation of the page beside it leaves the page itself stale${because}`,
+    () => {
+      const { dtb, trace } = bootA();
+      const beside = trace.map((line) => {
+        if (line.event !== 'smmuv3_s1_range_inval') return line;
+        const text = line.text.replace(/addr=(0x[0-9a-f]+)/, (_, at) => `addr=0x${(Number(at) - 0x2000).toString(16)}`);
+        return { ...line, text };
+      });
+      assert.isAtLeast(differing(beside, dtb)['DMA translations: translated'] ?? 0, 1);
+    },
+  );
 
-  test.skipIf(skipped)(`a configuration that no CFGI command takes away is used on${because}`, () => {
+  test.skipIf(data === undefined)(`a configuration that no CFGI command takes away is used on${because}`, () => {
     const { dtb, trace } = bootA();
     // The first user of StreamID 0x200 is told to have another domain, and nothing is said when it gets its own.
     const first = trace.findIndex(({ event, text }) => event === 'smmuv3_find_ste' && text.includes('sid=0x200'));
@@ -100,7 +99,7 @@ describe('a model that went wrong would show in boot-a', () => {
     assert.isAtLeast(differing(wrong, dtb)['DMA translations: translated'] ?? 0, 1);
   });
 
-  test.skipIf(skipped)(`an ITS command that does nothing loses interrupts${because}`, () => {
+  test.skipIf(data === undefined)(`an ITS command that does nothing loses interrupts${because}`, () => {
     const { dtb, trace } = bootA();
     const deaf = trace.map((line) =>
       line.event === 'gicv3_its_process_command' ? { ...line, text: line.text.replace(/: 0xa$/, ': 0x5') } : line,

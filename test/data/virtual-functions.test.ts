@@ -17,13 +17,8 @@ import type { Board } from '../../services/hardware/board.ts';
 import { Machine } from '../../services/hardware/machine.ts';
 import { extendedCapabilitiesOf } from '../../services/hardware/pcie/capability-list.ts';
 import { accessThrough, hostOf } from '../support/bridge-access.ts';
-import { sharedData } from '../support/data.ts';
+import { because, data } from '../support/data.ts';
 import { boardOfDump } from '../support/dump-board.ts';
-
-const data = sharedData();
-const required = process.env['CI'] !== undefined && process.env['CULVERT_DATA'] !== undefined;
-const skipped = data === undefined && !required;
-const because = skipped ? ' (skipped: there is no shared data beside the checkout)' : '';
 
 /** No more than these of each; many cards have 64 or 128. */
 const VFS_MAX = 8;
@@ -93,7 +88,7 @@ function readDump(path: string): readonly LspciFunction[] {
   return parseLspci(blocks.filter((block) => !/^[0-9a-f]{5,}:/i.test(block)).join(''), path);
 }
 
-describe.skipIf(skipped)('SR-IOV of real cards', () => {
+describe.skipIf(data === undefined)('SR-IOV of real cards', () => {
   test(`every physical function has the virtual functions that it is asked for${because}`, () => {
     const folder = join(data!, 'lspci');
     const files = readdirSync(folder, { recursive: true, withFileTypes: true })

@@ -8,10 +8,15 @@ import type { FdtRegion } from '#shared/fdt/node.ts';
 const BESIDE = resolve(import.meta.dirname, '../../../shared/data');
 
 /** The folder (CULVERT_DATA, or `shared/data` beside the checkout), or undefined when there is none. */
-export function sharedData(): string | undefined {
+export const data = folder();
+/** For titles of tests that need it, which are skipped then. */
+export const because = data === undefined ? ' (skipped: there is no folder shared/data beside the checkout)' : '';
+
+function folder(): string | undefined {
   const given = process.env['CULVERT_DATA'];
-  if (given !== undefined && given !== '') return given;
-  return existsSync(BESIDE) ? BESIDE : undefined;
+  if (given === undefined || given === '') return existsSync(BESIDE) ? BESIDE : undefined;
+  if (!existsSync(given)) throw new Error(`CULVERT_DATA is ${given}, which does not exist`);
+  return given;
 }
 
 /** RAM of an AMD Overdrive, which is in no device tree of the kernel: firmware adds it. */

@@ -29,7 +29,7 @@ describe('blobs', () => {
     assert.deepEqual(parseFdtReservations(DTB), []);
   });
 
-  test.skipIf(spawnSync('dtc', ['--version']).error !== undefined)(
+  test.skipIf(process.env['CI'] === undefined && spawnSync('dtc', ['--version']).error !== undefined)(
     'dtc reads what is written as the same source',
     () => {
       const source = (blob: Uint8Array): string =>

@@ -50,19 +50,24 @@ describe('lspci dumps', () => {
     assert.deepEqual(parseLspci(formatLspci(functions), 'y'), functions);
   });
 
-  test.skipIf(spawnSync('lspci', ['--version']).error !== undefined)('lspci -F reads what is written', () => {
-    const folder = mkdtempSync(join(tmpdir(), 'dump-'));
-    try {
-      const file = join(folder, 'out');
-      writeFileSync(file, formatLspci(parseLspci(DUMP, 'x').map((f) => ({ ...f, header: '' }))));
-      const printed = execFileSync('lspci', ['-F', file, '-n', '-D', '-xxxx'], { stdio: ['ignore', 'pipe', 'ignore'] });
-      const strip = (text: string): string[][] =>
-        parseLspci(text, 'z').map((f) => [formatSbdf(f.sbdf), Buffer.from(f.config).toString('hex')]);
-      assert.deepEqual(strip(printed.toString()), strip(DUMP));
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
-  });
+  test.skipIf(process.env['CI'] === undefined && spawnSync('lspci', ['--version']).error !== undefined)(
+    'lspci -F reads what is written',
+    () => {
+      const folder = mkdtempSync(join(tmpdir(), 'dump-'));
+      try {
+        const file = join(folder, 'out');
+        writeFileSync(file, formatLspci(parseLspci(DUMP, 'x').map((f) => ({ ...f, header: '' }))));
+        const printed = execFileSync('lspci', ['-F', file, '-n', '-D', '-xxxx'], {
+          stdio: ['ignore', 'pipe', 'ignore'],
+        });
+        const strip = (text: string): string[][] =>
+          parseLspci(text, 'z').map((f) => [formatSbdf(f.sbdf), Buffer.from(f.config).toString('hex')]);
+        assert.deepEqual(strip(printed.toString()), strip(DUMP));
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    },
+  );
 
   test.for([
     ['nic.lspci:1: bytes before the first function', HEADER_ROWS],

@@ -3,9 +3,7 @@ import { assert, test } from 'vitest';
 import { textOf } from '#shared/abi/xs-wire.ts';
 import { readUnpacked } from '#shared/yaml/files.ts';
 import { replayXenstoreTrace } from '#tools/replay/xenstore-replay.ts';
-import { sharedData } from '../../support/data.ts';
-
-const data = sharedData();
+import { data } from '../../support/data.ts';
 
 const replay = (...lines: string[]): ReturnType<typeof replayXenstoreTrace> =>
   replayXenstoreTrace('trace', `CREATE connection 0xa\n${lines.join('\n')}\n`);
