@@ -1,11 +1,13 @@
 /** `culvert run SCENARIO`: on processes made for it, in the simulated world, or on a host that runs already. */
+import { body } from '#shared/core/core.ts';
+import { call } from '#shared/core/op.ts';
 import { Host, HostError } from '../host/supervisor.ts';
 import type { ScenarioResult } from '../scenario/runner.ts';
 import { readScenario, type Scenario } from '../scenario/schema.ts';
 import { checkedBoard } from '../sim/checked-board.ts';
 import { playSimulated } from '../sim/play.ts';
 import { externalBroker } from './external.ts';
-import { findTarget, playOn, UsageError } from './session.ts';
+import { asOperator, findTarget, playOn, type Target, UsageError } from './session.ts';
 
 export interface RunOptions {
   readonly simulated?: boolean;
@@ -18,7 +20,7 @@ export interface RunOptions {
 }
 
 export async function run(file: string, options: RunOptions): Promise<number> {
-  const scenario = readScenario(file);
+  const scenario = options.url === undefined ? readScenario(file) : await readFor(file, options.url, options);
   const report = (line: string): void => {
     if (options.json !== true) process.stdout.write(`${line}\n`);
   };
@@ -28,6 +30,14 @@ export async function run(file: string, options: RunOptions): Promise<number> {
     options.url === undefined ? await runHere(scenario, options, report) : await runOn(scenario, options, report);
   printSummary(result, { seconds: (performance.now() - started) / 1000 }, options.json === true);
   return result.result === 'passed' ? 0 : 1;
+}
+
+/** The names of the domains of a host. */
+function guestsOn(target: Target): Promise<string[]> {
+  return asOperator(target, function* () {
+    const { domains } = yield* call('d0', body('listDomainsRequest', {}), 'toolstackReply');
+    return domains.map(({ name }) => name);
+  });
 }
 
 function runSimulated(scenario: Scenario, options: RunOptions, report: (line: string) => void): number {
@@ -72,13 +82,18 @@ async function runHere(
   }
 }
 
-async function runOn(scenario: Scenario, options: RunOptions, report: (line: string) => void): Promise<ScenarioResult> {
-  const steps = scenario.steps.flatMap((step) => ('together' in step ? step.together : [step]));
-  const kill = steps.find((step) => 'kill' in step);
+/** A scenario for a host that is there. What can be said without asking it is said before. */
+async function readFor(file: string, url: string, options: RunOptions): Promise<Scenario> {
+  const { steps } = readScenario(file, 'unknown');
+  const kill = steps.flatMap((step) => ('together' in step ? step.together : [step])).find((step) => 'kill' in step);
   if (kill !== undefined)
     throw new UsageError(
-      `${scenario.file}: "kill: ${kill.kill}" cannot be done at ${options.url}, whose processes are not ours: a scenario without it was expected`,
+      `${file}: "kill: ${kill.kill}" cannot be done at ${url}, whose processes are not ours: a scenario without it was expected`,
     );
+  return readScenario(file, await guestsOn(findTarget(options)));
+}
+
+async function runOn(scenario: Scenario, options: RunOptions, report: (line: string) => void): Promise<ScenarioResult> {
   const target = findTarget(options);
   const never = new Promise<never>(() => undefined);
   return await playOn(target, scenario, { report, kill: undefined }, () => Promise.resolve([]), never);

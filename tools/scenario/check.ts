@@ -11,9 +11,12 @@ import { splitWords } from './words.ts';
 type Path = readonly (string | number)[];
 type Tell = (path: Path, message: string) => void;
 
-/** Tells of every mistake, with its place in the file. */
-export function checkScenario(scenario: ScenarioContents, tell: Tell): void {
-  const checker = new Checker(scenario, tell);
+/** Guests of the host that a scenario is played on, which it need not declare, if they are known. */
+export type Present = readonly string[] | 'unknown';
+
+/** Tells of every mistake, with its place in the file; of names of guests only when it is known which there are. */
+export function checkScenario(scenario: ScenarioContents, present: Present, tell: Tell): void {
+  const checker = new Checker(scenario, present, tell);
   scenario.steps.forEach((step, i) => {
     checker.step(step, ['steps', i]);
   });
@@ -22,14 +25,14 @@ export function checkScenario(scenario: ScenarioContents, tell: Tell): void {
 class Checker {
   readonly #scenario: ScenarioContents;
   readonly #tell: Tell;
-  /** Names of domains that the scenario's configurations and `xl create` lines give. */
-  readonly #guests: ReadonlySet<string>;
+  /** Names of domains that the scenario's configurations and `xl create` lines give, or that are there already. */
+  readonly #guests: ReadonlySet<string> | undefined;
   readonly #snapshots = new Set<string>();
 
-  constructor(scenario: ScenarioContents, tell: Tell) {
+  constructor(scenario: ScenarioContents, present: Present, tell: Tell) {
     this.#scenario = scenario;
     this.#tell = tell;
-    this.#guests = guestsOf(scenario);
+    this.#guests = present === 'unknown' ? undefined : new Set([...guestsOf(scenario), ...present]);
   }
 
   step(step: ScenarioStep, path: Path): void {
@@ -75,7 +78,7 @@ class Checker {
   }
 
   #guest(name: string, path: Path): void {
-    if (this.#guests.has(name)) return;
+    if (this.#guests === undefined || this.#guests.has(name)) return;
     this.#tell(path, `there is no guest "${name}": ${this.#known(this.#guests, 'guests names none')} was expected`);
   }
 
@@ -107,6 +110,7 @@ class Checker {
 
   /** Plays a line on a dom0 that knows the names of the scenario's domains and nothing else. */
   #xl(line: string, exit: number, path: Path): void {
+    if (this.#guests === undefined) return;
     const op = xl(splitWords(line), { readFile: (name) => configOf(this.#scenario.guests, name) });
     let next = op.next();
     if (!next.done && next.value.step === 'call' && next.value.body.$case === 'listDomainsRequest') {

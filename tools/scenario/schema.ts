@@ -8,7 +8,7 @@ import { addressPlus } from '#shared/ids/address64.ts';
 import { parseSbdf } from '#shared/ids/sbdf.ts';
 import { parseYaml } from '#shared/yaml/document.ts';
 import { readText } from '#shared/yaml/files.ts';
-import { checkScenario } from './check.ts';
+import { checkScenario, type Present } from './check.ts';
 
 /**
  * What a result has to look like: a member that is an object is compared member by member; numbers and texts are equal,
@@ -148,11 +148,15 @@ const contents = z.strictObject({
 
 export type ScenarioContents = z.output<typeof contents>;
 
-export const scenarioSchema = contents.superRefine((scenario, context) => {
-  checkScenario(scenario, (path, message) => {
-    context.addIssue({ code: 'custom', path: [...path], message });
+function schemaOn(present: Present) {
+  return contents.superRefine((scenario, context) => {
+    checkScenario(scenario, present, (path, message) => {
+      context.addIssue({ code: 'custom', path: [...path], message });
+    });
   });
-});
+}
+
+export const scenarioSchema = schemaOn([]);
 
 export type Address = z.output<typeof address>;
 
@@ -162,8 +166,8 @@ export interface Scenario extends ScenarioContents {
   readonly boardFile: string;
 }
 
-/** Reads and checks a scenario. Throws FileError. */
-export function readScenario(file: string): Scenario {
-  const scenario = parseYaml(file, readText(file), scenarioSchema);
+/** Reads and checks a scenario, for a host with guests. Throws FileError. */
+export function readScenario(file: string, present: Present = []): Scenario {
+  const scenario = parseYaml(file, readText(file), schemaOn(present));
   return { ...scenario, file, boardFile: resolve(dirname(file), scenario.board) };
 }

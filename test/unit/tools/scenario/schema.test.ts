@@ -55,6 +55,14 @@ describe('names that nothing has', () => {
     assert.match(complaint('kill: other.cfg'), /no guest "other\.cfg"/);
   });
 
+  test('a guest of the host that it is played on need not be declared', () => {
+    const file = join(folder, 'present.yaml');
+    writeFileSync(file, [...HEAD, '  - waitFor: { guest: third }', ''].join('\n'));
+    assert.throws(() => readScenario(file), /no guest "third"/);
+    assert.equal(readScenario(file, ['third']).name, 'x');
+    assert.equal(readScenario(file, 'unknown').name, 'x');
+  });
+
   test('a snapshot is taken before it is restored', () => {
     assert.equal(complaint('snapshot: before', 'restored: before'), '');
     assert.equal(
