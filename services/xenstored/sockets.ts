@@ -10,6 +10,7 @@ import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { PacketReader, type XsPacket, XsProtocolError } from '#shared/abi/xs-wire.ts';
+import { Awake } from './awake.ts';
 import type { ClientPort, Connection } from './connection.ts';
 import type { XenstoredService } from './core.ts';
 
@@ -37,6 +38,7 @@ export class StoreSockets {
   /** Those that were written to, while a chunk is worked on. */
   readonly #written: SocketPort[] = [];
   #inChunk = false;
+  readonly #awake = new Awake({ now: () => performance.now(), next: (look) => setImmediate(look) });
 
   constructor(options: StoreSocketsOptions) {
     this.#options = options;
@@ -104,6 +106,7 @@ export class StoreSockets {
     const client = connection;
     const onPacket = (packet: XsPacket): void => service.daemon.receive(client, packet);
     socket.on('data', (chunk) => {
+      this.#awake.onChunk();
       this.#inChunk = true;
       enter(() => {
         try {
@@ -115,6 +118,7 @@ export class StoreSockets {
       });
       this.#inChunk = false;
       for (let port = this.#written.pop(); port !== undefined; port = this.#written.pop()) port.flush();
+      this.#awake.onDone();
     });
     socket.on('drain', () => enter(() => service.daemon.resume(client)));
     // What went wrong with one client is told by `close`, which follows.
