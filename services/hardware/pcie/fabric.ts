@@ -34,7 +34,10 @@ export class PcieFabric implements Saved {
   /** SPIs, ORed over all bridges. */
   readonly #spis: WiredOr;
 
-  /** `translatorFor` gives the SMMU in front of a bridge; `intx` takes the levels of the SPIs that pins lead to; without `media` no medium takes anything. */
+  /**
+   * `translatorFor` gives the SMMU in front of a bridge; `intx` takes the levels of the SPIs that pins lead to; without
+   * `media` no medium takes anything.
+   */
   constructor(
     board: Board,
     translatorFor: (bridge: BoardBridge) => DmaTranslator,
